@@ -1,0 +1,42 @@
+# Needs nothing but Python 3.10 or later (PYTHON=… to choose one).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check signs clean
+
+demo: $(VENV)/.demo            ## the whole chain on bundled data, under four minutes
+	$(BIN)/alexnet-edge demo --workdir demo
+
+test: $(VENV)/.test            ## every test that this machine can run
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.test           ## format, lint, types, import directions, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+signs: $(VENV)/.demo           ## benchmarks/signs.py: the chain at full size on camera photos
+	$(BIN)/python benchmarks/signs.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) torch
+	$(PIP) --editable ".[cpu,train,demo,rtx]"
+	touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(PIP) --editable ".[dev]"
+	$(PIP) --no-deps tensorrt-stubs
+	# The stubs name parameters "in", and one without a default after some with: no Python.
+	sed -i -E -e 's/\bin: /in_: /g' -e 's/(channel_axis: int)\) -> IScale/\1 = ...) -> IScale/' \
+	  $(VENV)/lib/python3.*/site-packages/tensorrt_bindings/tensorrt.pyi
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,103 @@
+"""`alexnet-edge export`: a checkpoint into a checked FP32 ONNX graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alexnet_edge.cli._shared import (
+    ClassesOption,
+    ColorOption,
+    CropOption,
+    ImagesOption,
+    InterpolationOption,
+    JsonOption,
+    MeanOption,
+    Output,
+    ResizeOption,
+    StdOption,
+    preprocess_from_options,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(export)
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A .pt, .pth or .safetensors file.")] = Path(
+        "alexnet.pt"
+    ),
+    out: Annotated[
+        Path | None, typer.Option(help="The ONNX file (default: beside the checkpoint).")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="A fixed batch size (default: a dynamic axis).")
+    ] = None,
+    logits: Annotated[bool, typer.Option("--logits", help="Leave the softmax out.")] = False,
+    input: Annotated[
+        str, typer.Option(help="float32 NCHW, or uint8 NHWC normalized in the graph.")
+    ] = "float32",
+    opset: Annotated[int, typer.Option(help="ONNX operator set; TensorRT 8.5 reads 17.")] = 17,
+    images: ImagesOption = None,
+    classes: ClassesOption = None,
+    resize: ResizeOption = None,
+    crop: CropOption = None,
+    interpolation: InterpolationOption = None,
+    color: ColorOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Export to ONNX, and check the graph against PyTorch on random and real input.
+
+    Example: alexnet-edge export alexnet.pt --out alexnet.onnx
+    """
+    import dataclasses
+
+    import numpy as np
+
+    from alexnet_edge.dataset import ImageReader, open_images, read_classes
+    from alexnet_edge.errors import InputError
+    from alexnet_edge.export import ExportSettings, export_onnx
+    from alexnet_edge.model import load_checkpoint
+
+    output = Output(json)
+    loaded = load_checkpoint(checkpoint)
+    if classes is not None:
+        names = read_classes(classes)
+        if len(names) != loaded.architecture.classes:
+            raise InputError(
+                f"{classes}: names {len(names)} classes, {checkpoint} has "
+                f"{loaded.architecture.classes}",
+                hint="give one name a line for each output, in order",
+            )
+        loaded = dataclasses.replace(loaded, classes=names)
+    spec = preprocess_from_options(
+        loaded.default_preprocess(), resize=resize, crop=crop, interpolation=interpolation,
+        color=color, mean=mean, std=std, input_kind=input,
+    )  # fmt: skip
+    assert spec is not None  # noqa: S101 - there is a base
+    crops = None
+    if images is not None:
+        reader = ImageReader(open_images(images).sample(8), spec.with_input("uint8"))
+        crops = np.concatenate([part.tensor for part in reader])
+    result = export_onnx(
+        loaded, spec, ExportSettings(batch, logits, opset), out or checkpoint.with_suffix(".onnx"),
+        crops=crops,
+    )  # fmt: skip
+    kinds = sorted({check.input for check in result.checks}, reverse=True)
+    output.say(
+        f"{result.onnx}: {result.size_bytes / 1e6:.1f} MB, opset {result.opset}, "
+        f"input {spec.input} {'×'.join(map(str, spec.input_shape))}"
+    )
+    output.say(
+        f"checked against PyTorch on {' and '.join(kinds)}: relative error "
+        f"{result.relative_error:.1e} at most, over {len(result.checks)} batches"
+    )
+    if "images" not in kinds:
+        output.say("no real images were at hand to check on; give some with --images DIR")
+    output.finish({**dataclasses.asdict(result), "relative_error": result.relative_error})

@@ -1,0 +1,1 @@
+"""A graph, a precision and a target into an engine and its manifest."""

@@ -1,0 +1,61 @@
+"""Engines of ONNX Runtime: an optimized graph whose operators show what runs in INT8.
+
+Optimization stops before layouts that depend on the processor: those are chosen when the engine is
+opened, so a file that was built on one CPU is right on another.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from alexnet_edge import machine
+from alexnet_edge.engine.vendor import BuiltEngine, EngineJob
+from alexnet_edge.errors import BuildError
+from alexnet_edge.manifest import LayerPrecision
+from alexnet_edge.runtimes.base import RuntimeOptions
+from alexnet_edge.runtimes.ort import create_session, import_onnxruntime, session_options
+
+_INTEGER = frozenset(("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat"))
+
+
+def build_onnxruntime(job: EngineJob, out: Path) -> BuiltEngine:
+    """Write the optimized graph.
+
+    Raises:
+        BuildError: FP16 was asked for: the CPU provider has no kernels for it.
+        GraphError: ONNX Runtime refuses the graph.
+    """
+    ort = import_onnxruntime("building for onnxruntime")
+    if job.precision == "fp16":
+        raise BuildError(
+            f"{job.source}: onnxruntime has no FP16 kernels on the CPU",
+            hint="build --fp32 or --int8, or --runtime tensorrt-rtx --fp16",
+        )
+    settings = session_options(RuntimeOptions())
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    settings.optimized_model_filepath = str(out)
+    create_session(ir.to_proto(job.model).SerializeToString(), RuntimeOptions(), settings)
+    return BuiltEngine(
+        runtime_version=ort.__version__,
+        layers=tuple(_read_layers(out, job.layers)),
+        device={"kind": "cpu", "name": machine.cpu_name(), "vnni": machine.has_vnni()},
+    )
+
+
+def _read_layers(engine: Path, names: tuple[str, ...]) -> list[LayerPrecision]:
+    """Return what each weighted layer became; fused nodes keep the layer's name."""
+    nodes = {node.name.removeprefix("fused "): node for node in onnx.load(engine).graph.node}
+    layers = []
+    for name in names:
+        node = nodes.get(name) or next(
+            (node for key, node in nodes.items() if key.startswith(f"{name}_")), None
+        )
+        if node is None:
+            layers.append(LayerPrecision(name, "unknown", "unknown"))
+            continue
+        precision = "int8" if node.op_type in _INTEGER else "fp32"
+        layers.append(LayerPrecision(name, node.op_type, precision))
+    return layers

@@ -1,0 +1,1 @@
+"""Images into ranges, ranges into Q/DQ graphs."""

@@ -1,0 +1,227 @@
+"""Insert explicit Q/DQ around every weighted layer.
+
+requires  a graph in normal form (`layers.prepare`) and a range for each quantization point
+call      insert_qdq(model, ranges, dialect, path)
+ensures   each weighted layer reads its activation and its weight through DequantizeLinear;
+          nothing else changes, and the float answers differ only by quantization
+
+Two dialects, because the targets differ in what they read and what they run well:
+
+`tensorrt`
+    1. Activations and weights are symmetric INT8, zero points 0: no other is accepted.
+    2. Weights stay FP32 initializers behind Q and DQ, per output channel: parsers before 10 take
+       no INT8 initializers.
+    3. Scales are FP32; every Q and DQ has three inputs; biases stay FP32.
+`cpu`
+    1. Activations are asymmetric UINT8 over the values that occur: twice the resolution after a
+       ReLU, and the form that x86 multiplies fastest.
+    2. Weights are stored as symmetric INT8 (7-bit values where the CPU sums in 16 bits).
+    3. Biases are INT32 at scale activation · weight, as the integer kernels add them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from alexnet_edge.errors import GraphError, TableError
+from alexnet_edge.graph import constant
+from alexnet_edge.preprocess import AnyArray
+from alexnet_edge.quantize.layers import WeightedLayer, quantization_points, weighted_layers
+from alexnet_edge.quantize.table import Range
+
+FloatArray = npt.NDArray[np.float32]
+
+MIN_SCALE = 2.0**-40
+"""Scales must be positive even for a tensor that is always 0."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+    """How a target wants its Q/DQ.
+
+    Attributes:
+        name: `tensorrt` or `cpu`.
+        weight_bits: 8, or 7 where UINT8 × INT8 sums saturate at 16 bits.
+    """
+
+    name: str
+    weight_bits: int = 8
+
+    @property
+    def quantizes_results(self) -> bool:
+        """Whether results of convolutions are quantized even where a float operator reads them.
+
+        ONNX Runtime's integer convolution writes integers only.
+        """
+        return self.name == "cpu"
+
+    @property
+    def largest_weight(self) -> int:
+        """The largest quantized weight: 127 or 63."""
+        return int(2 ** (self.weight_bits - 1) - 1)
+
+
+TENSORRT = Dialect("tensorrt")
+
+
+def insert_qdq(
+    model: ir.Model, ranges: Mapping[str, Range], dialect: Dialect, path: Path
+) -> list[WeightedLayer]:
+    """Insert Q/DQ in place.
+
+    Args:
+        model: in normal form; changed.
+        ranges: by activation name.
+        dialect: of the target.
+        path: the model's file, for errors.
+
+    Returns:
+        The layers that are quantized now: all weighted layers, in graph order.
+
+    Raises:
+        GraphError: the model holds Q/DQ already, or has no weighted layer.
+        TableError: a tensor has no range.
+    """
+    if any(node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in model.graph):
+        raise GraphError(f"{path}: is quantized already", hint="give the FP32 graph")
+    layers = weighted_layers(model, path)
+    inputs = [layer.activation.name or "" for layer in layers]
+    writer = _QdqWriter(model.graph, dialect)
+    scales = {}
+    for value, ranged in quantization_points(layers):
+        if not dialect.quantizes_results and value.name not in inputs:
+            continue
+        if ranged.name not in ranges:
+            raise TableError(
+                f"the calibration table has no range for tensor '{ranged.name}' of {path}",
+                hint=f"alexnet-edge calibrate {path} --images DIR",
+            )
+        scales[value.name or ""] = writer.quantize_activation(value, ranges[ranged.name or ""])
+    for layer, name in zip(layers, inputs, strict=True):
+        writer.quantize_layer(layer, scales[name])
+    return layers
+
+
+class _QdqWriter:
+    def __init__(self, graph: ir.Graph, dialect: Dialect) -> None:
+        self._graph = graph
+        self._dialect = dialect
+
+    def quantize_activation(self, value: ir.Value, found: Range) -> float:
+        """Make every reader of ``value`` read it through Q and DQ; return the scale."""
+        scale, zero_point = self._activation_parameters(found)
+        parameters = (
+            self._constant(f"{value.name}.scale", np.float32(scale)),
+            self._constant(f"{value.name}.zero_point", zero_point),
+        )
+        readers = list(value.uses())
+        first = value.producer()
+        pair = self._pair(value, parameters, None)
+        if first is None:
+            self._graph.insert_before(self._graph[0], pair)
+        else:
+            self._graph.insert_after(first, pair)
+        for reader, index in readers:
+            reader.replace_input_with(index, pair[1].outputs[0])
+        return scale
+
+    def quantize_layer(self, layer: WeightedLayer, activation_scale: float) -> None:
+        """Make ``layer`` read its weight, and in the `cpu` dialect its bias, through DQ."""
+        stored = layer.weight
+        weight = _array(stored).astype(np.float32)
+        scales = self._weight_scales(weight, layer.axis)
+        parameters = (
+            self._constant(f"{layer.name}.weight.scale", scales),
+            self._constant(f"{layer.name}.weight.zero_point", np.zeros(len(scales), np.int8)),
+        )
+        if self._dialect.name == "tensorrt":
+            nodes = self._pair(stored, parameters, layer.axis)
+        else:
+            rounded = self._round(weight, scales, layer.axis)
+            integers = self._constant(f"{layer.name}.weight.int8", rounded)
+            nodes = [self._dequantize(integers, parameters, layer.axis)]
+            self._quantize_bias(layer, activation_scale * scales)
+        self._graph.insert_before(layer.node, nodes)
+        self._replace_constant(layer.node, 1, nodes[-1].outputs[0])
+
+    def _activation_parameters(self, found: Range) -> tuple[float, AnyArray]:
+        if self._dialect.name == "tensorrt":
+            return max(found.amax / 127, MIN_SCALE), np.array(0, np.int8)
+        low, high = min(found.low, 0.0), max(found.high, 0.0)
+        scale = max((high - low) / 255, MIN_SCALE)
+        return scale, np.array(round(-low / scale), np.uint8)
+
+    def _weight_scales(self, weight: FloatArray, axis: int) -> FloatArray:
+        others = tuple(i for i in range(weight.ndim) if i != axis)
+        amax = np.abs(weight).max(axis=others)
+        scales: FloatArray = np.maximum(amax / self._dialect.largest_weight, MIN_SCALE)
+        return scales.astype(np.float32)
+
+    def _round(self, weight: FloatArray, scales: FloatArray, axis: int) -> AnyArray:
+        largest = self._dialect.largest_weight
+        along = scales.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
+        rounded = np.clip(np.rint(weight / along), -largest, largest)
+        return np.asarray(rounded, np.int8)
+
+    def _quantize_bias(self, layer: WeightedLayer, scales: FloatArray) -> None:
+        if layer.bias is None or layer.bias.const_value is None:
+            return
+        limit = 2**31 - 1
+        rounded = np.rint(_array(layer.bias).astype(np.float64) / scales)
+        integers = self._constant(
+            f"{layer.name}.bias.int32", np.clip(rounded, -limit, limit).astype(np.int32)
+        )
+        parameters = (
+            self._constant(f"{layer.name}.bias.scale", scales.astype(np.float32)),
+            self._constant(f"{layer.name}.bias.zero_point", np.zeros(len(scales), np.int32)),
+        )
+        node = self._dequantize(integers, parameters, 0)
+        self._graph.insert_before(layer.node, node)
+        self._replace_constant(layer.node, 2, node.outputs[0])
+
+    def _replace_constant(self, node: ir.Node, index: int, value: ir.Value) -> None:
+        """Feed ``value`` to a node, and drop the initializer it read where none reads it now."""
+        before = node.inputs[index]
+        node.replace_input_with(index, value)
+        if before is not None and not before.uses():
+            del self._graph.initializers[before.name or ""]
+
+    def _pair(
+        self, value: ir.Value, parameters: Sequence[ir.Value], axis: int | None
+    ) -> list[ir.Node]:
+        quantize = self._node("QuantizeLinear", value, parameters, axis, f"{value.name}.quantize")
+        quantize.outputs[0].name = f"{value.name}.quantized"
+        dequantize = self._dequantize(quantize.outputs[0], parameters, axis)
+        dequantize.name = f"{value.name}.dequantize"
+        return [quantize, dequantize]
+
+    def _dequantize(
+        self, value: ir.Value, parameters: Sequence[ir.Value], axis: int | None
+    ) -> ir.Node:
+        return self._node("DequantizeLinear", value, parameters, axis, f"{value.name}.dequantize")
+
+    def _node(
+        self, op: str, value: ir.Value, parameters: Sequence[ir.Value], axis: int | None, name: str
+    ) -> ir.Node:
+        attributes = {} if axis is None else {"axis": axis}
+        node = ir.node(op, [value, *parameters], attributes, name=name)
+        node.outputs[0].name = f"{name}d"
+        return node
+
+    def _constant(self, name: str, array: AnyArray | np.float32) -> ir.Value:
+        value = constant(name, np.asarray(array))
+        self._graph.register_initializer(value)
+        return value
+
+
+def _array(value: ir.Value) -> AnyArray:
+    tensor = value.const_value
+    if tensor is None:
+        raise GraphError(f"'{value.name}' is not constant", hint="fold constants on export")
+    return tensor.numpy()

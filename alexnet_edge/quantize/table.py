@@ -1,0 +1,175 @@
+"""Calibration tables: ranges for every method, and what they were measured on.
+
+A table belongs to one model and one preprocessing. `CalibrationTable.require_match` says which
+field differs where it is offered to another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from alexnet_edge.artifacts import read_json, sha256_file, write_json
+from alexnet_edge.errors import InputError, StaleArtifactError, TableError
+from alexnet_edge.graph import GraphInfo
+from alexnet_edge.preprocess import PreprocessSpec
+
+VERSION = 1
+
+_HINT = "make one with: alexnet-edge calibrate MODEL.onnx --images DIR"
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The values of a tensor that are represented; those beyond are clipped.
+
+    Attributes:
+        amax: largest magnitude, for symmetric quantization.
+        low, high: the same range cut to the values that occur, for asymmetric quantization.
+    """
+
+    amax: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationTable:
+    """Ranges by tensor and method, with their provenance.
+
+    Attributes:
+        model_sha256, weights_sha256, structure_sha256: of the FP32 graph.
+        preprocess: how the images were prepared.
+        images: `count`, `sha256` of the ordered names and contents, `source`, `skipped`.
+        tensors: tensor name to method to range.
+        tool: versions of what measured.
+        sha256: of the file that it was read from; empty before it is saved.
+    """
+
+    model_sha256: str
+    weights_sha256: str
+    structure_sha256: str
+    preprocess: PreprocessSpec
+    images: Mapping[str, Any]
+    tensors: Mapping[str, Mapping[str, Range]]
+    tool: Mapping[str, str]
+    sha256: str = dataclasses.field(default="", compare=False)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that every tensor has a range for."""
+        first, *rest = [set(by_method) for by_method in self.tensors.values()]
+        common = first.intersection(*rest)
+        return tuple(name for name in next(iter(self.tensors.values())) if name in common)
+
+    def ranges(self, method: str) -> dict[str, Range]:
+        """Return each tensor's range by one method.
+
+        Raises:
+            TableError: the table has no such method.
+        """
+        if method not in self.methods:
+            raise TableError(
+                f"the table has no method '{method}'", hint=f"it has {', '.join(self.methods)}"
+            )
+        return {name: by_method[method] for name, by_method in self.tensors.items()}
+
+    def require_match(self, graph: GraphInfo, preprocess: PreprocessSpec | None) -> None:
+        """Refuse to serve another model, other weights or other preprocessing.
+
+        Args:
+            graph: the model to be quantized.
+            preprocess: its preprocessing, where it is known.
+
+        Raises:
+            StaleArtifactError: naming the fields that differ.
+        """
+        pairs = {
+            "model_sha256": (graph.sha256, self.model_sha256),
+            "weights_sha256": (graph.weights_sha256, self.weights_sha256),
+            "structure_sha256": (graph.structure_sha256, self.structure_sha256),
+        }
+        differences: dict[str, tuple[object, object]] = {
+            field: pair for field, pair in pairs.items() if pair[0] != pair[1]
+        }
+        if preprocess is not None and preprocess != self.preprocess:
+            differences["preprocess_sha256"] = (preprocess.sha256, self.preprocess.sha256)
+            differences |= preprocess.differences(self.preprocess)
+        if differences:
+            raise StaleArtifactError(
+                f"the calibration table does not belong to {graph.path}", differences,
+                hint=f"alexnet-edge calibrate {graph.path} --images DIR",
+            )  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the table as JSON values."""
+        return {
+            "version": VERSION,
+            "model_sha256": self.model_sha256,
+            "weights_sha256": self.weights_sha256,
+            "structure_sha256": self.structure_sha256,
+            "images": dict(self.images),
+            "preprocess_sha256": self.preprocess.sha256,
+            "preprocess": self.preprocess.to_dict(),
+            "tensors": {
+                name: {method: dataclasses.asdict(item) for method, item in by_method.items()}
+                for name, by_method in self.tensors.items()
+            },
+            "tool": dict(self.tool),
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the table atomically."""
+        write_json(path, self.to_dict())
+
+
+def load_table(path: Path) -> CalibrationTable:
+    """Read and validate a table.
+
+    Raises:
+        TableError: it is malformed; the tensor or key is named.
+        StaleArtifactError: its preprocessing does not have the hash that it states.
+    """
+    try:
+        raw = read_json(path, what="a calibration table", hint=_HINT)
+        if raw.get("version") != VERSION:
+            raise TableError(
+                f"{path}: table version {raw.get('version')} is not {VERSION}", hint=_HINT
+            )
+        preprocess = PreprocessSpec.from_dict(raw["preprocess"], source=str(path))
+        table = CalibrationTable(
+            model_sha256=str(raw["model_sha256"]),
+            weights_sha256=str(raw["weights_sha256"]),
+            structure_sha256=str(raw["structure_sha256"]),
+            preprocess=preprocess,
+            images=dict(raw["images"]),
+            tensors={
+                name: {method: _read_range(path, name, item) for method, item in methods.items()}
+                for name, methods in raw["tensors"].items()
+            },
+            tool=dict(raw["tool"]),
+            sha256=sha256_file(path),
+        )
+        if not table.tensors:
+            raise TableError(f"{path}: has no tensors", hint=_HINT)
+        stated = raw["preprocess_sha256"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise TableError(f"{path}: is not a calibration table (at {error})", hint=_HINT) from error
+    except InputError as error:
+        raise TableError(error.message, hint=error.hint or _HINT) from error
+    if stated != preprocess.sha256:
+        raise StaleArtifactError(
+            f"{path}: was edited", {"preprocess_sha256": (preprocess.sha256, stated)}, hint=_HINT
+        )
+    return table
+
+
+def _read_range(path: Path, name: str, value: Mapping[str, Any]) -> Range:
+    found = Range(*(float(value[key]) for key in ("amax", "low", "high")))
+    finite = all(math.isfinite(number) for number in dataclasses.astuple(found))
+    if not finite or found.amax < 0 or found.low > found.high:
+        raise TableError(f"{path}: the range of '{name}' is {found}", hint=_HINT)
+    return found

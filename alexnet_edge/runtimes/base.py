@@ -1,0 +1,155 @@
+"""The one interface over everything that executes a network.
+
+A runtime is opened on one file, answers `infer`, and is closed. What a backend must write is
+`_execute` and `_release`; checking the batch, splitting it for networks of a fixed batch size, and
+refusing to run after `close` happen here, once.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar
+
+import numpy as np
+from typing_extensions import Self
+
+from alexnet_edge.errors import InputError
+from alexnet_edge.preprocess import AnyArray, PreprocessSpec
+from alexnet_edge.results import TensorSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class RuntimeOptions:
+    """How to run.
+
+    Attributes:
+        device: `cpu` or `cuda`; whatever is asked for runs, or opening fails.
+        threads: CPU threads; None for one per usable core.
+    """
+
+    device: str = "cpu"
+    threads: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineInfo:
+    """What is known of an opened engine.
+
+    Attributes:
+        path: its file.
+        runtime: `torch`, `onnxruntime`, `tensorrt` or `tensorrt-rtx`.
+        precision: `fp32`, `fp16` or `int8`.
+        input, output: the image batch and the answers (N, classes).
+        output_kind: `probabilities` or `logits`.
+        model_sha256: of the FP32 model it was made from.
+        preprocess, classes: None where nothing says.
+    """
+
+    path: Path
+    runtime: str
+    precision: str
+    input: TensorSpec
+    output: TensorSpec
+    output_kind: str
+    model_sha256: str
+    preprocess: PreprocessSpec | None = None
+    classes: tuple[str, ...] | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the engine's file."""
+        return self.path.stat().st_size
+
+
+class Runtime(abc.ABC):
+    """An opened network. Not thread-safe: one caller at a time.
+
+    Attributes:
+        info: what is known of it.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, info: EngineInfo) -> None:
+        self.info = info
+        self._open = True
+
+    def infer(self, batch: AnyArray) -> AnyArray:
+        """Run one batch.
+
+        Args:
+            batch: of the dtype and shape of ``info.input``; where the batch size is fixed, of
+                just that size.
+
+        Returns:
+            (N, classes) float32, probabilities or logits as ``info.output_kind`` says.
+
+        Raises:
+            InputError: another shape or dtype; nothing has been launched then.
+        """
+        self.check(batch)
+        return self._execute(batch)
+
+    def infer_any(self, batch: AnyArray) -> AnyArray:
+        """Run a batch of any size: networks of a fixed batch size get it split and padded."""
+        fixed = self.info.input.batch
+        if fixed is None or len(batch) == fixed:
+            return self.infer(batch)
+        answers = []
+        for start in range(0, len(batch), fixed):
+            part = batch[start : start + fixed]
+            padding = np.zeros((fixed - len(part), *part.shape[1:]), part.dtype)
+            answers.append(self.infer(np.concatenate([part, padding]))[: len(part)])
+        return np.concatenate(answers)
+
+    def check(self, batch: AnyArray) -> None:
+        """Refuse a batch that the network does not take.
+
+        Raises:
+            InputError: naming what is expected and what came.
+        """
+        expected = self.info.input
+        if not self._open:
+            raise InputError(f"{self.info.path}: is closed", hint="open the engine again")
+        fits = (
+            batch.dtype == expected.dtype
+            and batch.ndim == len(expected.shape)
+            and len(batch) > 0
+            and all(size in (None, got) for size, got in zip(expected.shape, batch.shape))  # noqa: B905
+        )
+        if not fits:
+            found = "×".join(map(str, batch.shape))
+            raise InputError(
+                f"{self.info.path}: takes {expected}, not {found} {batch.dtype}",
+                hint="prepare images with PreprocessSpec.to_input, and build for this batch size",
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Return settings that a benchmark must state, as JSON values."""
+        return {}
+
+    @abc.abstractmethod
+    def _execute(self, batch: AnyArray) -> AnyArray: ...
+
+    def _release(self) -> None:  # noqa: B027 - most backends hold nothing but memory
+        """Free what the backend holds."""
+
+    def close(self) -> None:
+        """Free the network; a second call does nothing."""
+        if self._open:
+            self._open = False
+            self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,64 @@
+"""PyTorch itself: the reference that everything else is compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_edge.errors import UnavailableError
+from alexnet_edge.machine import usable_cores
+from alexnet_edge.model import build_module, import_torch, load_checkpoint
+from alexnet_edge.preprocess import AnyArray
+from alexnet_edge.results import TensorSpec
+from alexnet_edge.runtimes.base import EngineInfo, Runtime, RuntimeOptions
+
+
+class TorchRuntime(Runtime):
+    """A checkpoint in eager PyTorch, FP32; answers are probabilities."""
+
+    name = "torch"
+
+    def __init__(self, path: Path, options: RuntimeOptions) -> None:
+        torch = import_torch(f"running {path}")
+        if options.device == "cuda" and not torch.cuda.is_available():
+            raise UnavailableError(
+                "device cuda: torch sees no CUDA device", hint="use --device cpu"
+            )
+        checkpoint = load_checkpoint(path)
+        size = checkpoint.architecture.input_size
+        super().__init__(
+            EngineInfo(
+                path=path,
+                runtime=self.name,
+                precision="fp32",
+                input=TensorSpec("input", "float32", (None, 3, size, size)),
+                output=TensorSpec(
+                    "probabilities", "float32", (None, checkpoint.architecture.classes)
+                ),
+                output_kind="probabilities",
+                model_sha256=checkpoint.sha256,
+                preprocess=checkpoint.default_preprocess().with_input("float32"),
+                classes=checkpoint.classes,
+            )
+        )
+        self._torch, self._device = torch, options.device
+        self._threads = options.threads or usable_cores()
+        module = build_module(checkpoint.architecture)
+        module.load_state_dict(dict(checkpoint.state_dict))
+        self._module = module.eval().to(options.device)
+
+    def describe(self) -> dict[str, Any]:
+        """Return device and threads."""
+        return {"device": self._device, "threads": self._threads}
+
+    def _execute(self, batch: AnyArray) -> AnyArray:
+        torch = self._torch
+        torch.set_num_threads(self._threads)
+        with torch.inference_mode():
+            answers = self._module(torch.from_numpy(batch).to(self._device)).softmax(1)
+        return np.asarray(answers.cpu().numpy(), np.float32)
+
+    def _release(self) -> None:
+        del self._module

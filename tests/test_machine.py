@@ -1,0 +1,73 @@
+"""What `alexnet_edge.machine` says of the machine that the tests run on."""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_edge import __version__, machine
+
+CPUINFO = Path("/proc/cpuinfo")
+ONE_CORE = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from alexnet_edge.machine import usable_cores
+print(usable_cores())
+"""
+
+
+def test_environment_is_json_and_dated_now():
+    environment = json.loads(json.dumps(machine.environment()))
+    age = datetime.datetime.now(datetime.timezone.utc) - datetime.datetime.fromisoformat(
+        environment["date"]
+    )
+    assert datetime.timedelta() <= age < datetime.timedelta(minutes=1)
+    assert environment["python"] == platform.python_version()
+    assert environment["cores"] >= 1
+    assert environment["cpu"]
+
+
+def test_package_versions_name_what_is_installed_and_nothing_else():
+    versions = machine.package_versions()
+    assert versions["alexnet-edge"] == __version__
+    assert versions["numpy"] == np.__version__
+    assert all(versions.values())
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs CPU affinity")
+def test_usable_cores_follow_the_affinity_of_the_process():
+    command = [sys.executable, "-c", ONE_CORE]
+    assert subprocess.run(command, capture_output=True, check=True).stdout == b"1\n"
+
+
+@pytest.mark.parametrize("architecture", ["aarch64", "arm64"])
+def test_arm_sums_products_without_saturation(monkeypatch, architecture):
+    monkeypatch.setattr(platform, "machine", lambda: architecture)
+    assert machine.has_vnni() is True
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or not CPUINFO.exists(), reason="needs Linux on x86"
+)
+def test_vnni_on_x86_is_what_the_kernel_lists():
+    listed = {"avx512_vnni", "avx_vnni", "amx_int8"} & set(CPUINFO.read_text().split())
+    assert machine.has_vnni() is bool(listed)
+
+
+def test_a_board_has_a_name_and_a_pc_has_none():
+    model = Path("/proc/device-tree/model")
+    name = machine.board_name()
+    assert bool(name) is model.exists()
+    assert name is None or name in model.read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs /proc")
+def test_total_memory_is_what_the_kernel_counts():
+    kibibytes = int(Path("/proc/meminfo").read_text().split("MemTotal:")[1].split()[0])
+    assert machine.total_memory_bytes() == pytest.approx(kibibytes * 1024, rel=0.01)

@@ -31,21 +31,21 @@ class BenchSettings:
     """How long to measure, and with what.
 
     Attributes:
-        batch: images per inference, for engines that take any.
+        batch: images per inference; None for an engine's fixed batch size, or 1.
         warmup_s: seconds of untimed inferences for each engine.
         duration_s: least seconds of timed inferences for each engine.
         min_samples: least timed inferences for each engine.
         seed: of the random input.
     """
 
-    batch: int = 1
+    batch: int | None = None
     warmup_s: float = 0.5
     duration_s: float = 3.0
     min_samples: int = 50
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.batch <= 4096:
+        if self.batch is not None and not 1 <= self.batch <= 4096:
             raise InputError(f"batch is {self.batch}", hint="give 1 to 4096")
         if self.warmup_s < 0 or self.duration_s <= 0 or self.min_samples < 1:
             raise InputError(
@@ -151,10 +151,10 @@ def bench(
     )
 
 
-def synthetic_input(spec: TensorSpec, batch: int, *, seed: int) -> AnyArray:
+def synthetic_input(spec: TensorSpec, batch: int | None, *, seed: int) -> AnyArray:
     """Return a random batch: uniform bytes, or standard normal floats as normalized images are."""
     rng = np.random.default_rng(seed)
-    shape = (spec.batch or batch, *(size or 1 for size in spec.shape[1:]))
+    shape = (batch or spec.batch or 1, *(size or 1 for size in spec.shape[1:]))
     if spec.dtype == "uint8":
         return rng.integers(0, 256, shape, np.uint8)
     return rng.standard_normal(shape, np.float32)

@@ -302,6 +302,18 @@ class ImageReader:
         )
 
 
+def drop_unreadable(images: ImageSet, *, max_bad: float) -> tuple[ImageSet, list[SkippedImage]]:
+    """Decode every image once; return the set without those that fail, and these.
+
+    Raises:
+        DatasetError: more than ``max_bad`` of them fail.
+    """
+    smallest = PreprocessSpec(resize=1, crop=1, interpolation="box", input="uint8")
+    reader = ImageReader(images, smallest, batch_size=64, max_bad=max_bad)
+    items = tuple(item for batch in reader for item in batch.items)
+    return dataclasses.replace(images, items=items), reader.skipped
+
+
 def map_ahead(
     function: Callable[[T], R], items: Iterable[T], *, workers: int, window: int
 ) -> Iterator[R]:

@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_edge.artifacts import sha256_json
-from alexnet_edge.dataset import ImageItem, ImageReader, ImageSet, map_ahead, open_images
+from alexnet_edge.dataset import (
+    ImageItem,
+    ImageReader,
+    ImageSet,
+    SkippedImage,
+    drop_unreadable,
+    map_ahead,
+    open_images,
+)
 from alexnet_edge.errors import (
     DatasetError,
     InputError,
@@ -136,6 +144,7 @@ class TrainResult:
         images, validation_images: how many were used.
         seconds: duration of this run (a resumed run counts its own part).
         settings: what it depended on.
+        skipped: images that could not be decoded.
     """
 
     checkpoint: str
@@ -146,6 +155,7 @@ class TrainResult:
     validation_images: int
     seconds: float
     settings: TrainSettings
+    skipped: tuple[SkippedImage, ...] = ()
 
 
 def last_path(out: Path) -> Path:
@@ -244,6 +254,7 @@ def train(
     out: Path,
     *,
     resume: bool = False,
+    max_bad: float = 0.01,
     on_progress: Callable[[TrainProgress], None] = lambda _: None,
 ) -> TrainResult:
     """Train and write the best and the last checkpoint.
@@ -254,7 +265,10 @@ def train(
         InputError: ``resume``, and there is no saved run; or ``out`` is in no folder.
     """
     torch = import_torch("training")
+    _require_classes(images)
+    images, skipped = drop_unreadable(images, max_bad=max_bad)
     classes = _require_classes(images)
+    validation, skipped_validation = drop_unreadable(validation, max_bad=max_bad)
     validation = validation.with_classes(classes)
     if validation.classes is None or not validation.items:
         problem = "holds no images" if validation.classes else "holds images without class folders"
@@ -300,6 +314,7 @@ def train(
         validation_images=len(validation),
         seconds=round(time.monotonic() - started, 1),
         settings=settings,
+        skipped=(*skipped, *skipped_validation),
     )
 
 

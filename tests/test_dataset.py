@@ -110,7 +110,7 @@ def test_a_text_file_beside_class_folders_is_no_image(animals):
 
 
 def test_images_beside_class_folders_are_refused(animals):
-    save(animals / "stray.JPG".lower())
+    save(animals / "stray.JPG")
     with pytest.raises(DatasetError, match="images beside the class folders ant, bee, cat"):
         open_images(animals)
 
@@ -165,11 +165,11 @@ def test_the_parts_of_the_digits_are_disjoint_and_complete(digits):
     assert len(val) == 359
 
 
-def test_both_parts_of_the_digits_hold_every_class_about_evenly(digits):
+def test_both_parts_of_the_digits_hold_every_class_often_enough_to_tell(digits):
     for part in (":train", ":val"):
         counts = collections.Counter(item.label for item in digits[part].items)
         assert sorted(counts) == list(range(10))
-        assert min(counts.values()) > 0.7 * max(counts.values())
+        assert min(counts.values()) >= 20
         assert digits[part].classes == tuple("0123456789")
 
 

@@ -18,11 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from alexnet_edge.preprocess import PreprocessSpec
 
 EXIT_ERROR, EXIT_USAGE, EXIT_VERDICT, EXIT_INTERRUPTED = 1, 2, 3, 130
-
-_PREPROCESSING = "Preprocessing"
 
 JsonOption = Annotated[
     Path | None,
@@ -47,48 +44,6 @@ ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads (default: one per core).")
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu or cuda; what is asked for runs, or fails.")]
-ResizeOption = Annotated[
-    int | None,
-    typer.Option(help="Shorter side after resizing, in pixels.", rich_help_panel=_PREPROCESSING),
-]
-CropOption = Annotated[
-    int | None,
-    typer.Option(help="Centre square, in pixels.", rich_help_panel=_PREPROCESSING),
-]
-InterpolationOption = Annotated[
-    str | None,
-    typer.Option(help="bilinear, bicubic or box.", rich_help_panel=_PREPROCESSING),
-]
-ColorOption = Annotated[
-    str | None,
-    typer.Option(help="RGB, or BGR for networks from Caffe.", rich_help_panel=_PREPROCESSING),
-]
-
-
-def _check_triple(text: str | None) -> str | None:
-    if text is not None:
-        _triple(text)
-    return text
-
-
-def _triple(text: str) -> tuple[float, ...]:
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != 3:
-        raise typer.BadParameter(f"'{text}' is not three numbers")
-    return values
-
-
-def _channels_option(help: str) -> Any:
-    return typer.Option(
-        metavar="A,B,C", help=help, callback=_check_triple, rich_help_panel=_PREPROCESSING
-    )
-
-
-MeanOption = Annotated[str | None, _channels_option("Mean per channel, of values in 0–1.")]
-StdOption = Annotated[str | None, _channels_option("Deviation per channel, of values in 0–1.")]
 
 
 class Output:
@@ -166,47 +121,3 @@ def duration(seconds: float) -> str:
     """Return `4 s` or `3 min 10 s`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def preprocess_from_options(
-    base: PreprocessSpec | None,
-    *,
-    resize: int | None,
-    crop: int | None,
-    interpolation: str | None,
-    color: str | None,
-    mean: str | None,
-    std: str | None,
-    input_kind: str | None = None,
-) -> PreprocessSpec | None:
-    """Return ``base`` with the options that were given in its place, or None if there are none.
-
-    Raises:
-        InputError: there is no base, and the options leave open what must not be guessed.
-    """
-    import dataclasses
-
-    from alexnet_edge.errors import InputError
-    from alexnet_edge.preprocess import PreprocessSpec
-
-    given: dict[str, Any] = {
-        "resize": resize,
-        "crop": crop,
-        "interpolation": interpolation,
-        "color": color,
-        "mean": None if mean is None else _triple(mean),
-        "std": None if std is None else _triple(std),
-        "input": input_kind,
-    }
-    given = {key: value for key, value in given.items() if value is not None}
-    if base is not None:
-        return dataclasses.replace(base, **given)
-    if not given.keys() - {"input"}:
-        return None
-    missing = [f"--{key}" for key in ("resize", "crop", "mean", "std") if key not in given]
-    if missing:
-        raise InputError(
-            f"{', '.join(missing)} must be given too: the model's metadata has no preprocessing",
-            hint="e.g. --resize 256 --crop 227 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
-        )
-    return PreprocessSpec(**given)

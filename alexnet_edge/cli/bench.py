@@ -28,7 +28,9 @@ def bench(
         list[Path] | None,
         typer.Argument(metavar="ENGINE", help="Engines (default: all in this folder)."),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images per inference.")] = 1,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images per inference (default: 1, or the fixed one).")
+    ] = None,
     duration: Annotated[
         float, typer.Option(min=0.01, help="Seconds of timed inferences, for each engine.")
     ] = 3.0,

@@ -7,19 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from alexnet_edge.cli._preprocess import PreprocessOptions, with_preprocess_options
 from alexnet_edge.cli._shared import (
     ClassesOption,
-    ColorOption,
-    CropOption,
     ImagesOption,
-    InterpolationOption,
     JsonOption,
-    MeanOption,
     Output,
-    ResizeOption,
-    StdOption,
     new_table,
-    preprocess_from_options,
 )
 from alexnet_edge.cli.calibrate import calibrate_into, default_table
 
@@ -31,7 +25,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(build)
+    app.command()(with_preprocess_options(build))
 
 
 def build(
@@ -67,13 +61,9 @@ def build(
         Path | None, typer.Option(metavar="ENGINE", help="(default: beside the model).")
     ] = None,
     classes: ClassesOption = None,
-    resize: ResizeOption = None,
-    crop: CropOption = None,
-    interpolation: InterpolationOption = None,
-    color: ColorOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
     json: JsonOption = None,
+    *,
+    preprocessing: PreprocessOptions,
 ) -> None:
     """Build an engine, and say what every layer really runs in.
 
@@ -95,9 +85,7 @@ def build(
         weight_bits=weight_bits,
         allow_fallback=allow_fallback,
     )
-    preprocess = preprocess_from_options(
-        None, resize=resize, crop=crop, interpolation=interpolation, color=color, mean=mean, std=std
-    )
+    preprocess = preprocessing.alone()
     engine = out or default_out(model, settings)
     ranges = None
     if precision == "int8":

@@ -7,18 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alexnet_edge.cli._preprocess import PreprocessOptions, with_preprocess_options
 from alexnet_edge.cli._shared import (
-    ColorOption,
-    CropOption,
-    InterpolationOption,
     JsonOption,
-    MeanOption,
     Output,
-    ResizeOption,
-    StdOption,
     duration,
     new_table,
-    preprocess_from_options,
     progress_bar,
 )
 
@@ -30,7 +24,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(calibrate)
+    app.command()(with_preprocess_options(calibrate))
 
 
 def calibrate(
@@ -50,13 +44,9 @@ def calibrate(
     max_bad: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share that may fail to decode.")
     ] = None,
-    resize: ResizeOption = None,
-    crop: CropOption = None,
-    interpolation: InterpolationOption = None,
-    color: ColorOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
     json: JsonOption = None,
+    *,
+    preprocessing: PreprocessOptions,
 ) -> None:
     """Measure the ranges of every tensor that INT8 will represent.
 
@@ -79,11 +69,8 @@ def calibrate(
     settings = dataclasses.replace(
         load_recipe(recipe), **{key: value for key, value in given.items() if value is not None}
     )
-    preprocess = preprocess_from_options(
-        None, resize=resize, crop=crop, interpolation=interpolation, color=color, mean=mean, std=std
-    )
     target = out or default_table(model)
-    table = calibrate_into(output, model, images, target, settings, preprocess)
+    table = calibrate_into(output, model, images, target, settings, preprocessing.alone())
     listing = new_table("tensor", *table.methods)
     for name, ranges in table.tensors.items():
         listing.add_row(name, *(f"{ranges[method].amax:.4g}" for method in table.methods))

@@ -7,24 +7,18 @@ from typing import Annotated
 
 import typer
 
+from alexnet_edge.cli._preprocess import PreprocessOptions, with_preprocess_options
 from alexnet_edge.cli._shared import (
     ClassesOption,
-    ColorOption,
-    CropOption,
     ImagesOption,
-    InterpolationOption,
     JsonOption,
-    MeanOption,
     Output,
-    ResizeOption,
-    StdOption,
-    preprocess_from_options,
 )
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(export)
+    app.command()(with_preprocess_options(export))
 
 
 def export(
@@ -44,13 +38,9 @@ def export(
     opset: Annotated[int, typer.Option(help="ONNX operator set; TensorRT 8.5 reads 17.")] = 17,
     images: ImagesOption = None,
     classes: ClassesOption = None,
-    resize: ResizeOption = None,
-    crop: CropOption = None,
-    interpolation: InterpolationOption = None,
-    color: ColorOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
     json: JsonOption = None,
+    *,
+    preprocessing: PreprocessOptions,
 ) -> None:
     """Export to ONNX, and check the graph against PyTorch on random and real input.
 
@@ -76,11 +66,7 @@ def export(
                 hint="give one name a line for each output, in order",
             )
         loaded = dataclasses.replace(loaded, classes=names)
-    spec = preprocess_from_options(
-        loaded.default_preprocess(), resize=resize, crop=crop, interpolation=interpolation,
-        color=color, mean=mean, std=std, input_kind=input,
-    )  # fmt: skip
-    assert spec is not None  # noqa: S101 - there is a base
+    spec = preprocessing.applied_to(loaded.default_preprocess()).with_input(input)
     crops = None
     if images is not None:
         reader = ImageReader(open_images(images).sample(8), spec.with_input("uint8"))

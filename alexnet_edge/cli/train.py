@@ -7,18 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from alexnet_edge.cli._preprocess import PreprocessOptions, with_preprocess_options
 from alexnet_edge.cli._shared import (
     EXIT_INTERRUPTED,
-    ColorOption,
-    CropOption,
-    InterpolationOption,
     JsonOption,
-    MeanOption,
+    MaxBadOption,
     Output,
-    ResizeOption,
-    StdOption,
     duration,
-    preprocess_from_options,
     progress_bar,
 )
 
@@ -28,7 +23,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(train)
+    app.command()(with_preprocess_options(train))
 
 
 def train(
@@ -65,14 +60,11 @@ def train(
         typer.Option("--bf16/--no-bf16", help="bfloat16 autocast (default: where it helps)."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    max_bad: MaxBadOption = 0.01,
     resume: Annotated[bool, typer.Option(help="Go on from OUT's .last checkpoint.")] = False,
-    resize: ResizeOption = None,
-    crop: CropOption = None,
-    interpolation: InterpolationOption = None,
-    color: ColorOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
     json: JsonOption = None,
+    *,
+    preprocessing: PreprocessOptions,
 ) -> None:
     """Train an AlexNet with SGD, and keep the best and the last checkpoint.
 
@@ -90,10 +82,7 @@ def train(
     from alexnet_edge.train import train as run
 
     output = Output(json)
-    base = default_preprocess(data, arch)
-    spec = preprocess_from_options(
-        base, resize=resize, crop=crop, interpolation=interpolation, color=color, mean=mean, std=std
-    )
+    spec = preprocessing.applied_to(default_preprocess(data, arch))
     chosen_device, bf16_helps = choose_device(device)
     given = {
         "epochs": epochs,
@@ -120,7 +109,7 @@ def train(
     try:
         with progress_bar("training") as update:
             result = run(
-                images, validation, spec or base, settings, out, resume=resume,
+                images, validation, spec, settings, out, resume=resume, max_bad=max_bad,
                 on_progress=lambda at: _report(output, update, at, settings.epochs),
             )  # fmt: skip
     except KeyboardInterrupt:
@@ -128,6 +117,8 @@ def train(
         if last.exists():
             typer.echo(f"stopped; go on from the last whole epoch with --resume ({last})", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
+    for item in result.skipped:
+        output.say(f"skipped: {item.reason}")
     output.say(
         f"{out}: {result.parameters:,} parameters, validation top-1 "
         f"{result.best.validation:.2%} at epoch {result.best.epoch}, in {duration(result.seconds)}"

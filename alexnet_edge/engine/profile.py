@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from alexnet_edge.errors import BuildError, TableError
 from alexnet_edge.recipes import read_named
@@ -71,23 +70,47 @@ class Profile:
             )
 
 
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "description": (str,),
+    "runtime": (str,),
+    "precisions": (list,),
+    "unsupported": (dict,),
+    "batch": (dict,),
+    "workspace_mib": (int,),
+    "compute_capability": (str,),
+    "jetpack": (str,),
+    "tensorrt": (str,),
+    "memory_bandwidth_gbs": (int, float),
+}
+"""A profile's keys, and what TOML gives for each."""
+
+
 def load_profile(name: str) -> Profile:
     """Read a profile by name, or from a TOML file.
 
     Raises:
-        TableError: it is unknown, or a value is of the wrong type.
+        TableError: it is unknown, or a value is of the wrong type or out of range.
     """
-    keys = [field.name for field in dataclasses.fields(Profile) if field.name != "name"]
-    raw = read_named("profile", name, keys=keys)
+    raw = read_named("profile", name, keys=list(_KINDS))
+    for key, value in raw.items():
+        if not isinstance(value, _KINDS[key]) or isinstance(value, bool):
+            raise _malformed(name, f"{key} is {value!r}")
+    precisions = raw.get("precisions", list(PRECISIONS))
+    if not precisions or any(precision not in PRECISIONS for precision in precisions):
+        raise _malformed(name, f"precisions are {precisions}, known are {', '.join(PRECISIONS)}")
+    if raw.get("workspace_mib", 1) < 1:
+        raise _malformed(name, f"workspace_mib is {raw['workspace_mib']}")
+    batch = raw.get("batch", {})
+    keys = [field.name for field in dataclasses.fields(BatchRange)]
+    for key, value in batch.items():
+        if key not in keys or type(value) is not int:
+            raise _malformed(name, f"batch.{key} is {value!r}, {', '.join(keys)} take integers")
     try:
-        values: dict[str, Any] = {**raw, "precisions": tuple(raw.get("precisions", PRECISIONS))}
-        values["batch"] = BatchRange(**raw.get("batch", {}))
-        for key, kind in (("runtime", str), ("workspace_mib", int), ("unsupported", dict)):
-            if key in raw and not isinstance(raw[key], kind):
-                raise TypeError(f"{key} is {raw[key]!r}")
-        unknown = set(values["precisions"]) - set(PRECISIONS)
-        if unknown or not values["precisions"]:
-            raise TypeError(f"precisions are {values['precisions']}")
-        return Profile(name=name, **values)
-    except TypeError as error:
-        raise TableError(f"profile '{name}': {error}", hint="correct the file") from error
+        sizes = BatchRange(**batch)
+    except TableError as error:
+        raise TableError(f"profile '{name}': {error.message}", hint=error.hint) from error
+    return Profile(name=name, **{**raw, "precisions": tuple(precisions), "batch": sizes})
+
+
+def _malformed(name: str, problem: str) -> TableError:
+    return TableError(f"profile '{name}': {problem}", hint="correct the file")

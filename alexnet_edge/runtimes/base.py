@@ -96,8 +96,8 @@ class Runtime(abc.ABC):
     def infer_any(self, batch: AnyArray) -> AnyArray:
         """Run a batch of any size: networks of a fixed batch size get it split and padded."""
         fixed = self.info.input.batch
-        if fixed is None or len(batch) == fixed:
-            return self.infer(batch)
+        if fixed is None or batch.shape[:1] in {(), (0,), (fixed,)}:
+            return self.infer(batch)  # which refuses what is no batch
         answers = []
         for start in range(0, len(batch), fixed):
             part = batch[start : start + fixed]

@@ -149,7 +149,8 @@ def open_images(source: str | Path) -> ImageSet:
     ]
     groups = {child.name: _files(child) for child in folders}
     direct = _files(folder)
-    if any(groups.values()) and any(path.suffix.lower() in IMAGE_SUFFIXES for path in direct):
+    has_images = any(path.suffix.lower() in IMAGE_SUFFIXES for path in direct)
+    if any(groups.values()) and has_images:
         raise DatasetError(
             f"{folder}: holds images beside the class folders {_shorten(list(groups))}",
             hint="move the images into class folders, or give one of the folders",
@@ -162,7 +163,7 @@ def open_images(source: str | Path) -> ImageSet:
         )
         return ImageSet(name, items, tuple(groups))
     nested = [child for child in folders if any(child.glob("*/*"))]
-    if nested and not direct:
+    if nested and not has_images:
         raise DatasetError(
             f"{folder}: holds folders of class folders", hint=f"give one of them: {nested[0]}"
         )

@@ -316,7 +316,8 @@ def _with_logits(path: Path) -> bytes:
     if last.op_type == "Softmax":
         kind = onnx.TensorProto.FLOAT
         model.graph.output.append(onnx.helper.make_tensor_value_info(last.input[0], kind, None))
-    return model.SerializeToString()
+    serialized: bytes = model.SerializeToString()
+    return serialized
 
 
 def _relative_error(found: AnyArray, expected: Any) -> float:

@@ -47,6 +47,10 @@ class ParitySettings:
     def __post_init__(self) -> None:
         if not 0 < self.margin_pp < 100:
             raise InputError(f"margin is {self.margin_pp}", hint="give percentage points, as 0.5")
+        for name in ("batch_size", "max_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}", hint="give 1 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,7 +289,10 @@ def drop_interval(flips: Flips, count: int, *, seed: int) -> tuple[float, float]
 def mcnemar_exact(flips: Flips) -> float:
     """Return the exact two-sided p-value of McNemar's test (binomial, p = 1/2)."""
     discordant = flips.fixed + flips.broken
-    tail: int = sum(math.comb(discordant, k) for k in range(min(flips.fixed, flips.broken) + 1))
+    tail = term = 1  # binomial coefficients, each from the one before: n may be thousands
+    for k in range(min(flips.fixed, flips.broken)):
+        term = term * (discordant - k) // (k + 1)
+        tail += term
     return float(min(1.0, 2 * tail / 2**discordant))
 
 
@@ -340,6 +347,12 @@ def _with_model_classes(
             hint=f"alexnet-edge build {reference.path}",
         )
     classes = given or engine.classes or reference.classes
+    outputs = engine.output.shape[1]
+    if classes is not None and outputs is not None and len(classes) != outputs:
+        raise InputError(
+            f"{engine.path}: has {outputs} outputs, {len(classes)} classes are named",
+            hint="give one name a line for each output, in order",
+        )
     if images.classes is not None and classes is None:
         raise DatasetError(
             f"{images.name}: has class folders, but neither model names its classes",

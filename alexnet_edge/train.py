@@ -265,11 +265,7 @@ def train(
         InputError: ``resume``, and there is no saved run; or ``out`` is in no folder.
     """
     torch = import_torch("training")
-    _require_classes(images)
-    images, skipped = drop_unreadable(images, max_bad=max_bad)
-    classes = _require_classes(images)
-    validation, skipped_validation = drop_unreadable(validation, max_bad=max_bad)
-    validation = validation.with_classes(classes)
+    validation = validation.with_classes(_require_classes(images))
     if validation.classes is None or not validation.items:
         problem = "holds no images" if validation.classes else "holds images without class folders"
         raise DatasetError(
@@ -277,6 +273,9 @@ def train(
         )
     if not out.parent.is_dir():  # known now rather than after the first epoch
         raise InputError(f"{out.parent}: no such folder", hint=f"mkdir -p {out.parent}")
+    images, skipped = drop_unreadable(images, max_bad=max_bad)
+    classes = _require_classes(images)
+    validation, skipped_validation = drop_unreadable(validation, max_bad=max_bad)
     architecture = Architecture(settings.arch, len(classes), settings.width)
     if spec.crop != architecture.input_size:
         raise InputError(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -213,6 +213,7 @@ def labelled(counts):
     return ImageSet("set", items, tuple(str(label) for label in range(len(counts))))
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 12), min_size=1, max_size=6), st.integers(0, 80), st.integers(0, 1000)
 )
@@ -365,6 +366,7 @@ def test_decoding_on_threads_leaves_the_warning_filters_of_the_process_alone(tmp
 # --- map_ahead ----------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.integers(0, 30), st.integers(1, 5), st.integers(1, 9))
 def test_map_ahead_yields_every_result_in_order(count, workers, window):
     results = map_ahead(lambda item: item * item, range(count), workers=workers, window=window)

@@ -107,6 +107,7 @@ def specs(draw):
     )
 
 
+@settings(deadline=None)
 @given(specs())
 def test_a_spec_survives_json_with_its_hash(spec):
     reread = PreprocessSpec.from_dict(json.loads(json.dumps(spec.to_dict())), source="x.json")
@@ -429,7 +430,7 @@ INTACT = [
 ]
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(INTACT),
     st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), max_size=6),
@@ -475,7 +476,7 @@ def test_box_by_a_whole_factor_is_the_mean_of_each_block(factor):
     np.testing.assert_allclose(resized.astype(float), means[:, 1:13], atol=1)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 60),
     st.integers(1, 60),
@@ -492,7 +493,7 @@ def test_the_shorter_side_is_resize_and_the_crop_is_square(height, width, sizes)
     assert (cropped == (9, 8, 7)).all()
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 20), st.integers(0, 20), st.integers(1, 12))
 def test_an_image_of_the_right_size_is_only_cropped_about_its_centre(more, margin, crop):
     resize = crop + margin
@@ -531,6 +532,7 @@ fractions = st.tuples(*[st.floats(0, 1)] * 3)
 deviations = st.tuples(*[st.floats(0.1, 2)] * 3)
 
 
+@settings(deadline=None)
 @given(fractions, deviations, st.integers(0, 2**32 - 1), st.integers(1, 3))
 def test_float_input_is_normalized_planes(mean, std, seed, count):
     crops = np.random.default_rng(seed).integers(0, 256, (count, 5, 5, 3), dtype=np.uint8)

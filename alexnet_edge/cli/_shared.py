@@ -108,7 +108,10 @@ def progress_bar(description: str) -> Iterator[Callable[[float, float, str], Non
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
         TextColumn("{task.fields[text]}"),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
         task = progress.add_task(description, total=None, text="")
 
         def update(done: float, total: float, text: str) -> None:

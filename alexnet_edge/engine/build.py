@@ -62,6 +62,12 @@ class BuildSettings:
             )
         if self.profile is not None:
             self.profile.require_precision(self.precision)
+            if self.profile.runtime != self.runtime:
+                raise BuildError(
+                    f"profile {self.profile.name} is for {self.profile.runtime}, "
+                    f"not {self.runtime}",
+                    hint="leave --runtime out, or name another --profile",
+                )
 
     @property
     def dialect(self) -> Dialect:

@@ -101,8 +101,9 @@ class Runtime(abc.ABC):
         answers = []
         for start in range(0, len(batch), fixed):
             part = batch[start : start + fixed]
-            padding = np.zeros((fixed - len(part), *part.shape[1:]), part.dtype)
-            answers.append(self.infer(np.concatenate([part, padding]))[: len(part)])
+            padded = np.zeros((fixed, *part.shape[1:]), part.dtype)
+            padded[: len(part)] = part
+            answers.append(self.infer(padded)[: len(part)])
         return np.concatenate(answers)
 
     def check(self, batch: AnyArray) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from pathlib import Path
 
 from alexnet_edge.artifacts import require_file
@@ -146,6 +147,11 @@ def _tensorrt_availability(runtime: str) -> Availability:
             runtime, None, builds=False, runs=False, reason="not installed", hint=hint
         )
     gpus = cuda_device_count()
+    if gpus and importlib.util.find_spec("pycuda") is None:
+        return Availability(
+            runtime, vendor.__version__, builds=True, runs=False, reason="pycuda is not installed",
+            hint="pip install 'alexnet-edge[gpu]'",
+        )  # fmt: skip
     if gpus:
         return Availability(
             runtime, vendor.__version__, builds=True, runs=True,

@@ -22,9 +22,11 @@ class TorchRuntime(Runtime):
 
     def __init__(self, path: Path, options: RuntimeOptions) -> None:
         torch = import_torch(f"running {path}")
-        if options.device == "cuda" and not torch.cuda.is_available():
+        devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+        if options.device not in devices:
             raise UnavailableError(
-                "device cuda: torch sees no CUDA device", hint="use --device cpu"
+                f"device {options.device}: torch {torch.__version__} sees {', '.join(devices)}",
+                hint="use --device cpu",
             )
         checkpoint = load_checkpoint(path)
         size = checkpoint.architecture.input_size
@@ -56,8 +58,10 @@ class TorchRuntime(Runtime):
     def _execute(self, batch: AnyArray) -> AnyArray:
         torch = self._torch
         torch.set_num_threads(self._threads)
+        # torch takes no negative strides, and warns of arrays that are read-only.
+        images = torch.from_numpy(np.require(batch, requirements=["C", "W"]))
         with torch.inference_mode():
-            answers = self._module(torch.from_numpy(batch).to(self._device)).softmax(1)
+            answers = self._module(images.to(self._device)).softmax(1)
         return np.asarray(answers.cpu().numpy(), np.float32)
 
     def _release(self) -> None:

@@ -100,6 +100,11 @@ def test_wrong_usage_exits_with_2(run, arguments):
         (["build", "--profile", "toaster"], "profile 'toaster' is unknown", "orin-nano"),
         (["build", "--runtime", "tflite"], "runtime 'tflite' is unknown", "tensorrt-rtx"),
         (["build", "--profile", "nano", "--int8"], "profile nano takes no int8", "--fp16"),
+        (
+            ["build", "--profile", "cpu", "--runtime", "tensorrt-rtx"],
+            "profile cpu is for onnxruntime, not tensorrt-rtx",
+            "leave --runtime out",
+        ),
         (["doctor", "--json", "no/such/x.json"], "no/such: no such folder", "mkdir"),
         (["demo", "--width", "9"], "width is 9", "0.01 to 4"),
     ],

@@ -1,0 +1,383 @@
+"""Parity: its statistics against independent ones, and verdicts on real engines."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+import pytest
+from PIL import Image
+from scipy import stats
+
+from alexnet_edge.dataset import open_images
+from alexnet_edge.engine.build import BuildSettings, build_engine
+from alexnet_edge.errors import DatasetError, InputError, StaleArtifactError
+from alexnet_edge.export import ExportSettings, export_onnx
+from alexnet_edge.model import load_checkpoint
+from alexnet_edge.parity import (
+    Accuracy,
+    Flips,
+    ParitySettings,
+    compare_answers,
+    drop_interval,
+    judge,
+    mcnemar_exact,
+)
+from alexnet_edge.quantize.table import load_table
+from alexnet_edge.results import to_json
+from alexnet_edge.runtimes.loader import open_engine
+from tests import foreign
+from tests.conftest import DIGITS_SPEC
+
+JSON_KEYS = {
+    "images", "labelled", "reference", "engine", "agreement", "sqnr_db", "max_abs", "drop_pp",
+    "drop_ci95_pp", "flips", "mcnemar_p", "margin_pp", "verdict",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def int8_engine(tiny_onnx, tiny_table, tmp_path_factory):
+    """`tiny_onnx` in INT8."""
+    out = tmp_path_factory.mktemp("parity") / "int8.onnx"
+    settings = BuildSettings("int8", weight_bits=7)
+    build_engine(tiny_onnx, out, settings, table=load_table(tiny_table))
+    return out
+
+
+@pytest.fixture(scope="module")
+def val(digits_folders):
+    """100 digits in class folders."""
+    return digits_folders / "val"
+
+
+def compare(engine, reference, images, *, classes=None, **settings):
+    with open_engine(engine) as ours, open_engine(reference) as theirs:
+        return compare_answers(
+            ours, theirs, open_images(images), ParitySettings(**settings), classes=classes
+        )
+
+
+def change_onnx(source, out, *, metadata=None, scale=None):
+    """Copy a graph with metadata entries removed, or the last weights scaled."""
+    model = onnx.load(source)
+    kept = [entry for entry in model.metadata_props if entry.key != f"alexnet_edge.{metadata}"]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    if scale is not None:
+        weight = next(t for t in model.graph.initializer if t.name == "classifier.6.weight")
+        array = onnx.numpy_helper.to_array(weight) * np.float32(scale)
+        weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
+    onnx.save(model, out)
+    return out
+
+
+def answers_of(path, files):
+    """What a file answers to images, one by one."""
+    with open_engine(path) as opened:
+        crops = [DIGITS_SPEC.to_input([DIGITS_SPEC.decode(file)]) for file in files]
+        return np.concatenate([opened.infer_any(crop) for crop in crops]).astype(np.float64)
+
+
+@pytest.mark.parametrize("fixed", [0, 1, 2, 5, 30, 200])
+@pytest.mark.parametrize("broken", [0, 1, 3, 5, 31, 260])
+def test_mcnemar_is_scipys_binomial_test(fixed, broken):
+    expected = stats.binomtest(fixed, fixed + broken).pvalue if fixed + broken else 1.0
+    assert mcnemar_exact(Flips(fixed, broken)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_mcnemar_takes_thousands_of_flips():
+    expected = stats.binomtest(4900, 10_000).pvalue
+    assert mcnemar_exact(Flips(4900, 5100)) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("flips", [Flips(40, 90), Flips(100, 100), Flips(120, 30)])
+def test_drop_interval_is_that_of_resampled_images(flips):
+    count = 2000
+    outcomes = np.repeat(
+        [100.0, -100.0, 0.0], [flips.broken, flips.fixed, count - flips.broken - flips.fixed]
+    )
+    rng = np.random.default_rng(1)
+    drops = [rng.choice(outcomes, count).mean() for _ in range(4000)]
+    expected = np.percentile(drops, (2.5, 97.5))
+    assert drop_interval(flips, count, seed=0) == pytest.approx(expected, abs=0.1)
+
+
+def test_drop_interval_holds_the_drop_and_turns_with_its_sign():
+    low, high = drop_interval(Flips(20, 60), 1000, seed=0)
+    assert low < 4.0 < high
+    mirrored = drop_interval(Flips(60, 20), 1000, seed=0)
+    assert mirrored == pytest.approx((-high, -low), abs=0.15)
+
+
+def test_drop_interval_narrows_with_images_and_never_to_nothing():
+    widths = []
+    for count in (10, 100, 1000, 10_000):
+        low, high = drop_interval(Flips(0, 0), count, seed=0)
+        assert low < 0 < high
+        widths.append(high - low)
+    assert widths[0] > 10
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_drop_interval_depends_on_its_seed_alone():
+    assert drop_interval(Flips(3, 9), 100, seed=4) == drop_interval(Flips(3, 9), 100, seed=4)
+
+
+@pytest.mark.parametrize(("fixed", "broken"), [(0.02, 0.02), (0.01, 0.03)])
+def test_drop_interval_covers_the_true_drop(fixed, broken):
+    count, rng = 500, np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        drawn = rng.multinomial(count, [fixed, broken, 1 - fixed - broken])
+        low, high = drop_interval(Flips(*map(int, drawn[:2])), count, seed=0)
+        covered += low <= 100 * (broken - fixed) <= high
+    assert 0.92 <= covered / 200 <= 0.99
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [
+        ((-1.0, 0.5), "pass"),
+        ((-3.0, -1.0), "pass"),
+        ((0.5, 2.0), "inconclusive"),
+        ((-1.0, 0.6), "inconclusive"),
+        ((0.51, 2.0), "fail"),
+    ],
+)
+def test_verdict_says_where_the_whole_interval_lies(interval, verdict):
+    assert judge(interval, 0.5) == verdict
+
+
+@pytest.mark.parametrize("margin", [0, -1, 100, float("nan")])
+def test_margin_must_be_percentage_points(margin):
+    with pytest.raises(InputError, match="margin is"):
+        ParitySettings(margin_pp=margin)
+
+
+@pytest.mark.parametrize("setting", ["batch_size", "max_images"])
+def test_counts_must_be_positive(setting):
+    with pytest.raises(InputError, match=f"{setting} is 0"):
+        ParitySettings(**{setting: 0})
+
+
+def test_model_passes_against_itself_with_enough_images(tiny_onnx):
+    result = compare(tiny_onnx, tiny_onnx, "digits", max_images=600)
+    assert result.images == result.labelled == 600
+    assert result.agreement == 1
+    assert result.sqnr_db is None
+    assert result.logit_sqnr_db is None
+    assert result.max_abs == 0
+    assert result.engine == result.reference
+    assert result.flips == Flips(0, 0)
+    assert (result.drop_pp, result.mcnemar_p) == (0, 1)
+    assert (result.verdict, result.basis) == ("pass", "top1")
+
+
+def test_ten_images_settle_nothing(tiny_onnx, val):
+    result = compare(tiny_onnx, tiny_onnx, val, max_images=10)
+    assert (result.images, result.agreement) == (10, 1)
+    assert result.verdict == "inconclusive"
+
+
+def test_figures_are_those_of_the_raw_answers(int8_engine, tiny_onnx, val):
+    result = compare(int8_engine, tiny_onnx, val)
+    files = sorted(val.glob("*/*.png"))
+    labels = np.array([int(file.parent.name) for file in files])
+    ours, theirs = answers_of(int8_engine, files), answers_of(tiny_onnx, files)
+    correct, was_correct = ours.argmax(1) == labels, theirs.argmax(1) == labels
+    signal, noise = (theirs**2).sum(), ((theirs - ours) ** 2).sum()
+
+    def top5(answers):
+        return float((np.argsort(-answers, axis=1)[:, :5] == labels[:, None]).any(1).mean())
+
+    assert result.images == result.labelled == len(files)
+    assert result.engine == Accuracy(correct.mean(), pytest.approx(top5(ours)))
+    assert result.reference == Accuracy(was_correct.mean(), pytest.approx(top5(theirs)))
+    assert result.reference.top1 > 0.7
+    assert result.agreement == (ours.argmax(1) == theirs.argmax(1)).mean()
+    assert result.sqnr_db == pytest.approx(10 * np.log10(signal / noise), abs=1e-4)
+    assert result.max_abs == pytest.approx(np.abs(ours - theirs).max(), rel=1e-4)
+    assert result.drop_pp == pytest.approx(100 * (was_correct.mean() - correct.mean()))
+    assert result.flips == Flips(
+        fixed=int((correct & ~was_correct).sum()), broken=int((was_correct & ~correct).sum())
+    )
+    low, high = result.drop_ci95_pp
+    assert low <= result.drop_pp <= high
+
+
+def test_logit_sqnr_is_that_of_the_centred_logits(
+    int8_engine, tiny_checkpoint, tiny_onnx, val, tmp_path
+):
+    logits = tmp_path / "logits.onnx"
+    export_onnx(load_checkpoint(tiny_checkpoint), DIGITS_SPEC, ExportSettings(logits=True), logits)
+    softmaxed = compare(int8_engine, tiny_onnx, val, max_images=20)
+    mixed = compare(int8_engine, logits, val, max_images=20)
+    assert mixed.output_kind == "logits"
+    assert softmaxed.output_kind == "probabilities"
+    assert mixed.sqnr_db == mixed.logit_sqnr_db
+    assert mixed.logit_sqnr_db == pytest.approx(softmaxed.logit_sqnr_db, abs=0.05)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_result_does_not_depend_on_the_batch_size(int8_engine, tiny_onnx, val, batch_size):
+    expected = compare(int8_engine, tiny_onnx, val, batch_size=8, max_images=30)
+    result = compare(int8_engine, tiny_onnx, val, batch_size=batch_size, max_images=30)
+    assert result.flips == expected.flips
+    assert (result.engine, result.reference) == (expected.engine, expected.reference)
+    assert result.drop_ci95_pp == expected.drop_ci95_pp
+    assert result.sqnr_db == pytest.approx(expected.sqnr_db, abs=1e-3)
+    assert result.max_abs == pytest.approx(expected.max_abs, abs=1e-5)
+
+
+def test_json_has_the_keys_that_tools_rely_on(int8_engine, tiny_onnx, val):
+    value = to_json(compare(int8_engine, tiny_onnx, val, max_images=10))
+    assert value.keys() >= JSON_KEYS
+    assert value["reference"].keys() == value["engine"].keys() == {"top1", "top5"}
+    assert value["flips"].keys() == {"fixed", "broken"}
+    assert len(value["drop_ci95_pp"]) == 2
+
+
+def test_broken_engine_fails(tiny_onnx, val, tmp_path):
+    broken = change_onnx(tiny_onnx, tmp_path / "broken.onnx", scale=0)
+    result = compare(broken, tiny_onnx, val)
+    assert result.verdict == "fail"
+    assert result.drop_pp > 50
+    assert result.mcnemar_p < 1e-6
+
+
+def test_improvement_is_no_failure(tiny_onnx, val, tmp_path):
+    broken = change_onnx(tiny_onnx, tmp_path / "broken.onnx", scale=0)
+    result = compare(tiny_onnx, broken, val)
+    assert result.verdict == "pass"
+    assert result.drop_pp < -50
+    assert result.flips.fixed > result.flips.broken
+
+
+def test_checkpoint_is_a_reference(tiny_checkpoint, tiny_onnx, val):
+    result = compare(tiny_onnx, tiny_checkpoint, val, max_images=20)
+    assert result.agreement == 1
+    assert result.max_abs < 1e-5
+
+
+def test_uint8_engine_compares_with_its_float_reference(tiny_checkpoint, tiny_onnx, val, tmp_path):
+    frames = tmp_path / "uint8.onnx"
+    spec = DIGITS_SPEC.with_input("uint8")
+    export_onnx(load_checkpoint(tiny_checkpoint), spec, ExportSettings(), frames)
+    result = compare(frames, tiny_onnx, val, max_images=20)
+    assert result.agreement == 1
+    assert result.max_abs < 1e-4
+
+
+def test_unlabelled_folder_is_judged_by_agreement(tiny_onnx, val, tmp_path):
+    for file in sorted(val.glob("*/*.png"))[::9]:
+        shutil.copy(file, tmp_path / f"{file.parent.name}-{file.name}")
+    result = compare(tiny_onnx, tiny_onnx, tmp_path)
+    assert result.basis == "agreement"
+    assert (result.labelled, result.agreement) == (0, 1)
+    assert result.reference is result.engine is result.flips is result.drop_pp is None
+    assert result.drop_ci95_pp is result.mcnemar_p is None
+    assert result.verdict == "inconclusive"
+
+
+def test_labels_go_by_the_folders_names_and_not_by_their_order(tiny_onnx, val, tmp_path):
+    for digit in ("7", "9"):
+        shutil.copytree(val / digit, tmp_path / digit)
+    some, every = compare(tiny_onnx, tiny_onnx, tmp_path), compare(tiny_onnx, tiny_onnx, val)
+    assert some.labelled == sum(1 for _ in tmp_path.glob("*/*.png"))
+    assert some.reference.top1 > 0.5
+    assert every.reference.top1 > 0.7
+
+
+def test_given_classes_name_the_outputs_of_a_model_that_names_none(tiny_onnx, val, tmp_path):
+    nameless = change_onnx(tiny_onnx, tmp_path / "nameless.onnx", metadata="classes")
+    expected = compare(tiny_onnx, tiny_onnx, val)
+    result = compare(nameless, nameless, val, classes=tuple("0123456789"))
+    assert result.reference == expected.reference
+    shuffled = compare(nameless, nameless, val, classes=tuple("1234567890"))
+    assert shuffled.reference.top1 < 0.2
+
+
+def test_class_folders_need_class_names(tiny_onnx, val, tmp_path):
+    nameless = change_onnx(tiny_onnx, tmp_path / "nameless.onnx", metadata="classes")
+    with pytest.raises(DatasetError, match="neither model names its classes") as refused:
+        compare(nameless, nameless, val)
+    assert "--classes" in refused.value.hint
+
+
+def test_as_many_classes_as_outputs_must_be_given(tiny_onnx, val, tmp_path):
+    nameless = change_onnx(tiny_onnx, tmp_path / "nameless.onnx", metadata="classes")
+    with pytest.raises(InputError, match="has 10 outputs, 11 classes are named"):
+        compare(nameless, nameless, val, classes=(*"0123456789", "ten"))
+
+
+def test_given_classes_name_folders_otherwise_than_the_model_does(tiny_onnx, val, tmp_path):
+    names = tuple(f"n{digit:04d}" for digit in range(10))
+    for digit, name in enumerate(names):
+        shutil.copytree(val / str(digit), tmp_path / name)
+    result = compare(tiny_onnx, tiny_onnx, tmp_path, classes=names)
+    assert result.reference == compare(tiny_onnx, tiny_onnx, val).reference
+
+
+def test_folder_of_an_unknown_class_is_named(tiny_onnx, val, tmp_path):
+    shutil.copytree(val / "3", tmp_path / "three")
+    with pytest.raises(DatasetError, match="class folder 'three'"):
+        compare(tiny_onnx, tiny_onnx, tmp_path)
+
+
+def test_differing_preprocessing_is_refused(tiny_checkpoint, tiny_onnx, val, tmp_path):
+    other = tmp_path / "other.onnx"
+    spec = dataclasses.replace(DIGITS_SPEC, resize=256)
+    export_onnx(load_checkpoint(tiny_checkpoint), spec, ExportSettings(), other)
+    with pytest.raises(StaleArtifactError, match="prepare images differently") as refused:
+        compare(other, tiny_onnx, val)
+    assert refused.value.differences.keys() == {"preprocess.resize"}
+
+
+def test_preprocessing_must_be_known(tiny_onnx, val, tmp_path):
+    silent = change_onnx(tiny_onnx, tmp_path / "silent.onnx", metadata="preprocess")
+    with pytest.raises(InputError, match="how images are prepared"):
+        compare(silent, silent, val)
+    assert compare(silent, tiny_onnx, val, max_images=5).images == 5
+
+
+def test_models_of_other_classes_are_refused(tiny_onnx, val, tmp_path):
+    few = foreign.write_foreign(tmp_path / "few.onnx", classes=7)
+    with pytest.raises(StaleArtifactError, match="answer differently") as refused:
+        compare(few, tiny_onnx, val)
+    assert refused.value.differences == {"classes": (10, 7)}
+
+
+def test_images_that_cannot_be_decoded_are_listed(tiny_onnx, val, tmp_path):
+    folder = tmp_path / "images"
+    shutil.copytree(val, folder)
+    (folder / "3" / "bad.png").write_bytes(b"no image")
+    result = compare(tiny_onnx, tiny_onnx, folder, max_bad=0.05)
+    assert [skipped.name for skipped in result.skipped] == ["3/bad.png"]
+    assert result.images == result.labelled == 100
+    with pytest.raises(DatasetError, match="could not be read"):
+        compare(tiny_onnx, tiny_onnx, folder, max_bad=0)
+
+
+def test_progress_ends_at_the_number_of_images(tiny_onnx, val):
+    seen = []
+    with open_engine(tiny_onnx) as engine:
+        settings = ParitySettings(max_images=20)
+        compare_answers(engine, engine, open_images(val), settings, on_progress=seen.append)
+    assert [progress.done for progress in seen] == [8, 16, 20]
+    assert {progress.total for progress in seen} == {20}
+    assert seen[-1].seconds_left == pytest.approx(0, abs=1e-6)
+
+
+def test_fewer_than_six_classes_have_no_top5(tmp_path):
+    few = foreign.write_foreign(tmp_path / "few.onnx", classes=5)
+    engine = tmp_path / "engine.onnx"
+    names = tuple("abcde")
+    build_engine(few, engine, BuildSettings(), preprocess=foreign.SPEC, classes=names)
+    for name in names:
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (300, 300), "gray").save(tmp_path / "images" / name / "1.png")
+    result = compare(engine, engine, tmp_path / "images")
+    assert result.reference == Accuracy(0.2, None)

@@ -47,9 +47,11 @@ class BenchSettings:
     def __post_init__(self) -> None:
         if self.batch is not None and not 1 <= self.batch <= 4096:
             raise InputError(f"batch is {self.batch}", hint="give 1 to 4096")
-        if self.warmup_s < 0 or self.duration_s <= 0 or self.min_samples < 1:
+        timed = 0 <= self.warmup_s < math.inf and 0 < self.duration_s < math.inf
+        if not timed or self.min_samples < 1:
             raise InputError(
-                "warm-up, duration and samples must be positive", hint="see bench --help"
+                "warm-up, duration and samples must be positive and finite",
+                hint="see bench --help",
             )
 
 

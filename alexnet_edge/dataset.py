@@ -196,7 +196,7 @@ def _open_digits(part: str) -> ImageSet:
     items = tuple(
         ImageItem(f"digits/{index:04d}", image, int(label))
         for index, (image, label) in enumerate(zip(pixels, data.target, strict=True))
-        # Every fifth is for validation: the set is not ordered by class or writer.
+        # Every fifth is for validation: a fixed choice, with images of every class.
         if part == "all" or (part == "val") == (index % 5 == 4)
     )
     name = "digits" if part == "all" else f"digits:{part}"

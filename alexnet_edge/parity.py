@@ -348,9 +348,9 @@ def _with_model_classes(
         )
     classes = given or engine.classes or reference.classes
     outputs = engine.output.shape[1]
-    if classes is not None and outputs is not None and len(classes) != outputs:
+    if given is not None and outputs not in {None, len(given)}:
         raise InputError(
-            f"{engine.path}: has {outputs} outputs, {len(classes)} classes are named",
+            f"{engine.path}: has {outputs} outputs, {len(given)} classes are named",
             hint="give one name a line for each output, in order",
         )
     if images.classes is not None and classes is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 # Before torch is loaded: its threads shall not spin for work on cores that others need.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import hypothesis
 import pytest
 
 from alexnet_edge.dataset import open_images
@@ -16,6 +17,10 @@ from alexnet_edge.model import load_checkpoint
 from alexnet_edge.preprocess import PreprocessSpec
 from alexnet_edge.quantize.calibrate import CalibrationSettings, calibrate
 from alexnet_edge.train import TrainSettings, train
+
+# A deadline measures the machine's load rather than the code.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 DIGITS_SPEC = PreprocessSpec(resize=227, crop=227)
 

@@ -325,7 +325,7 @@ def test_bad_files_are_counted_and_named_with_the_reason(flat):
     assert all(skipped.name in skipped.reason for skipped in reader.skipped)
 
 
-@pytest.mark.parametrize(("max_bad", "allowed"), [(0, 0), (0.04, 0), (0.05, 1), (0.5, 11)])
+@pytest.mark.parametrize(("max_bad", "allowed"), [(0, 0), (0.04, 0), (1 / 23, 1), (0.5, 11)])
 def test_more_bad_files_than_allowed_are_an_error_that_names_them(flat, max_bad, allowed):
     bad = sorted(flat.iterdir())[: allowed + 1]
     for path in bad[:allowed]:
@@ -411,14 +411,14 @@ def test_map_ahead_ends_its_threads_when_closed_early():
     def work(item):
         threads.add(threading.current_thread())
         started.append(item)
-        time.sleep(0.005)
+        time.sleep(0.02)
 
-    results = map_ahead(work, range(1000), workers=3, window=8)
+    results = map_ahead(work, range(1000), workers=2, window=60)
     next(results)
     results.close()
     assert threads
     assert not any(thread.is_alive() for thread in threads)
-    assert len(started) <= 9
+    assert len(started) < 50  # what was queued but not begun is dropped
 
 
 def test_map_ahead_passes_an_exception_on_in_its_turn_and_ends_its_threads():

@@ -84,9 +84,9 @@ def test_training_learns(tmp_path):
         )
         for whole, count in ((open_images("digits:train"), 96), (open_images("digits:val"), 40))
     )
-    settings = dataclasses.replace(SETTINGS, width=0.06, batch_size=8, flip=False)
+    settings = TrainSettings(width=0.125, epochs=3, batch_size=8, learning_rate=0.002, flip=False)
     result = train(images, validation, SPEC, settings, tmp_path / "net.pt")
-    assert result.epochs[-1].loss < 0.7 * result.epochs[0].loss
+    assert result.epochs[-1].loss < 0.8 * result.epochs[0].loss
     assert result.epochs[-1].accuracy > result.epochs[0].accuracy
     assert result.best.validation > 0.8
 

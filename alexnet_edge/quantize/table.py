@@ -153,8 +153,9 @@ def load_table(path: Path) -> CalibrationTable:
             tool=dict(raw["tool"]),
             sha256=sha256_file(path),
         )
-        if not table.tensors:
-            raise TableError(f"{path}: has no tensors", hint=_HINT)
+        if not table.tensors or not table.methods:
+            missing = "method that every tensor has" if table.tensors else "tensors"
+            raise TableError(f"{path}: has no {missing}", hint=_HINT)
         stated = raw["preprocess_sha256"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise TableError(f"{path}: is not a calibration table (at {error})", hint=_HINT) from error

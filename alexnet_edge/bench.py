@@ -53,6 +53,8 @@ class BenchSettings:
                 "warm-up, duration and samples must be positive and finite",
                 hint="see bench --help",
             )
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}", hint="give 0 or more")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from alexnet_edge.manifest import load_manifest, manifest_path, read_manifest
 from alexnet_edge.model import load_checkpoint
 from alexnet_edge.quantize.table import load_table
 from alexnet_edge.results import to_json
-from alexnet_edge.runtimes.loader import CHECKPOINT_SUFFIXES, availability
+from alexnet_edge.runtimes.loader import CHECKPOINT_SUFFIXES, availability, require_exact_sums
 
 _MAGICS = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
 
@@ -53,7 +53,7 @@ def inspect_file(path: Path) -> Inspection:
     require_file(path, hint="give a checkpoint, an ONNX file, a table or an engine")
     kind = _kind_of(path)
     facts, made_from, runtime = _DESCRIBE[kind](path)
-    runs, reason = _runs_here(runtime)
+    runs, reason = _runs_here(path, kind, runtime)
     return Inspection(
         path=str(path),
         kind=kind,
@@ -167,11 +167,15 @@ _DESCRIBE = {
 }
 
 
-def _runs_here(runtime: str | None) -> tuple[bool | None, str]:
+def _runs_here(path: Path, kind: str, runtime: str | None) -> tuple[bool | None, str]:
     if runtime is None:
         return None, ""
+    if kind == "plan":
+        return False, f"it has no manifest {manifest_path(path).name} beside it"
     try:
         found = availability(runtime)
+        if kind == "engine":
+            require_exact_sums(path, load_manifest(path))
     except AlexnetEdgeError as error:
         return False, error.message
     return found.runs, "" if found.runs else f"{runtime}: {found.reason}"

@@ -51,6 +51,8 @@ class ParitySettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}", hint="give 1 or more")
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}", hint="give 0 or more")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -112,8 +112,12 @@ def test_a_fixed_batch_is_used_and_another_refused(tiny_checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "values", [{"batch": 0}, {"duration_s": 0}, {"warmup_s": -1}, {"min_samples": 0}]
-)
+    "values",
+    [
+        {"batch": 0}, {"duration_s": 0}, {"warmup_s": -1}, {"min_samples": 0}, {"seed": -1},
+        {"duration_s": float("nan")}, {"duration_s": float("inf")}, {"warmup_s": float("nan")},
+    ],
+)  # fmt: skip
 def test_settings_out_of_range_are_refused(values):
     with pytest.raises(InputError):
         BenchSettings(**values)

@@ -157,10 +157,10 @@ def test_margin_must_be_percentage_points(margin):
         ParitySettings(margin_pp=margin)
 
 
-@pytest.mark.parametrize("setting", ["batch_size", "max_images"])
-def test_counts_must_be_positive(setting):
-    with pytest.raises(InputError, match=f"{setting} is 0"):
-        ParitySettings(**{setting: 0})
+@pytest.mark.parametrize(("setting", "value"), [("batch_size", 0), ("max_images", 0), ("seed", -1)])
+def test_counts_and_seeds_out_of_range_are_refused(setting, value):
+    with pytest.raises(InputError, match=f"{setting} is {value}"):
+        ParitySettings(**{setting: value})
 
 
 def test_model_passes_against_itself_with_enough_images(tiny_onnx):

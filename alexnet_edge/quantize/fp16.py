@@ -30,7 +30,7 @@ def convert_to_fp16(model: ir.Model, path: Path) -> list[str]:
     """Convert in place; return the names of the layers that are FP16 now.
 
     Raises:
-        GraphError: a weight exceeds FP16's range.
+        GraphError: a weight is outside FP16's range, or NaN.
     """
     layers = {id(layer.node): layer for layer in weighted_layers(model, path)}
     converter = _Converter(model.graph, path)
@@ -109,9 +109,9 @@ class _Converter:
         key = (id(value), ir.DataType.FLOAT16)
         if key not in self._casts:
             array = tensor.numpy()
-            if np.abs(array).max(initial=0) > _LARGEST:
+            if not np.abs(array).max(initial=0) <= _LARGEST:  # NaN is refused too
                 raise GraphError(
-                    f"{self._path}: '{value.name}' exceeds FP16's range",
+                    f"{self._path}: '{value.name}' holds values outside FP16's range",
                     hint="build with --fp32 or --int8",
                 )
             stored = constant(f"{value.name}.fp16", array.astype(np.float16))

@@ -40,6 +40,9 @@ FloatArray = npt.NDArray[np.float32]
 MIN_SCALE = 2.0**-40
 """Scales must be positive even for a tensor that is always 0."""
 
+_BIAS_MAX = 2**30
+"""Of a bias in INT32: the rest is room for the sum of 33,000 products, 127 · 255 at most."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Dialect:
@@ -136,6 +139,12 @@ class _QdqWriter:
         stored = layer.weight
         weight = _array(stored).astype(np.float32)
         scales = self._weight_scales(weight, layer.axis)
+        bias = self._integer_bias(layer, len(scales))
+        if bias is not None:
+            # A channel without weights, or one that reads nothing, has a bias all the same: the
+            # step must be wide enough for INT32 to hold it.
+            widest = np.abs(bias) / (activation_scale * _BIAS_MAX)
+            scales = np.maximum(scales, widest).astype(np.float32)
         parameters = (
             self._constant(f"{layer.name}.weight.scale", scales),
             self._constant(f"{layer.name}.weight.zero_point", np.zeros(len(scales), np.int8)),
@@ -146,7 +155,8 @@ class _QdqWriter:
             rounded = self._round(weight, scales, layer.axis)
             integers = self._constant(f"{layer.name}.weight.int8", rounded)
             nodes = [self._dequantize(integers, parameters, layer.axis)]
-            self._quantize_bias(layer, activation_scale * scales)
+            if bias is not None:
+                self._quantize_bias(layer, bias, activation_scale * scales)
         self._graph.insert_before(layer.node, nodes)
         self._replace_constant(layer.node, 1, nodes[-1].outputs[0])
 
@@ -169,13 +179,20 @@ class _QdqWriter:
         rounded = np.clip(np.rint(weight / along), -largest, largest)
         return np.asarray(rounded, np.int8)
 
-    def _quantize_bias(self, layer: WeightedLayer, scales: FloatArray) -> None:
-        if layer.bias is None or layer.bias.const_value is None:
-            return
-        limit = 2**31 - 1
-        rounded = np.rint(_array(layer.bias).astype(np.float64) / scales)
+    def _integer_bias(self, layer: WeightedLayer, channels: int) -> FloatArray | None:
+        """Return the bias (channels,) that is to be stored as integers, or None: it stays FP32."""
+        if self._dialect.name == "tensorrt" or layer.bias is None:
+            return None
+        if layer.bias.const_value is None:
+            return None
+        bias = _array(layer.bias).astype(np.float32)
+        return bias.reshape(channels) if bias.size == channels else None
+
+    def _quantize_bias(self, layer: WeightedLayer, bias: FloatArray, scales: FloatArray) -> None:
+        rounded = np.rint(bias.astype(np.float64) / scales)
         integers = self._constant(
-            f"{layer.name}.bias.int32", np.clip(rounded, -limit, limit).astype(np.int32)
+            f"{layer.name}.bias.int32",
+            np.clip(rounded, -_BIAS_MAX, _BIAS_MAX).astype(np.int32),
         )
         parameters = (
             self._constant(f"{layer.name}.bias.scale", scales.astype(np.float32)),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
-from alexnet_edge.errors import TableError
+from alexnet_edge.errors import InputError, TableError
 from alexnet_edge.quantize.calibrate import CalibrationSettings
 from alexnet_edge.recipes import read_named
 
@@ -13,7 +14,7 @@ def load_recipe(name: str) -> CalibrationSettings:
     """Read a recipe by name, or from a TOML file.
 
     Raises:
-        TableError: it is unknown, has an unknown key, or a value of the wrong type.
+        TableError: it is unknown, has an unknown key, or a value of the wrong type or range.
     """
     fields = [field.name for field in dataclasses.fields(CalibrationSettings)]
     values = read_named("recipe", name, keys=["description", *fields])
@@ -22,4 +23,11 @@ def load_recipe(name: str) -> CalibrationSettings:
         kind = (int, float) if key == "max_bad" else int
         if not isinstance(value, kind) or isinstance(value, bool):
             raise TableError(f"recipe '{name}': {key} is {value!r}", hint="give a number")
-    return CalibrationSettings(**values)
+    for key, highest in (("max_bad", 1.0), ("seed", math.inf)):
+        value = values.get(key, 0)
+        if not 0 <= value <= highest:
+            raise TableError(f"recipe '{name}': {key} is {value}", hint=f"give 0 to {highest:g}")
+    try:
+        return CalibrationSettings(**values)
+    except InputError as error:
+        raise TableError(f"recipe '{name}': {error.message}", hint=error.hint) from error

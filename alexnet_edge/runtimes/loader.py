@@ -71,12 +71,7 @@ def _open_built(path: Path, manifest: Manifest, options: RuntimeOptions) -> Runt
         classes=manifest.classes,
     )
     if manifest.runtime == OnnxRuntime.name:
-        if manifest.options.get("weight_bits") == 8 and not has_vnni():
-            raise UnavailableError(
-                f"{path}: has 8-bit weights for a CPU with VNNI; on this one its sums would "
-                "saturate and the answers would be wrong",
-                hint="build it here, where it gets 7-bit weights: alexnet-edge build --int8",
-            )
+        require_exact_sums(path, manifest)
         return OnnxRuntime(info, options)
     if manifest.runtime in MODULES:
         return TensorRTRuntime(info, options)
@@ -84,6 +79,21 @@ def _open_built(path: Path, manifest: Manifest, options: RuntimeOptions) -> Runt
         f"{path}: its runtime '{manifest.runtime}' is unknown",
         hint="it may come from a later version of alexnet-edge",
     )
+
+
+def require_exact_sums(path: Path, manifest: Manifest) -> None:
+    """Refuse an engine whose integer sums this CPU would saturate.
+
+    Raises:
+        UnavailableError: it has 8-bit weights, and the CPU lacks VNNI.
+    """
+    on_cpu = manifest.runtime == OnnxRuntime.name
+    if on_cpu and manifest.options.get("weight_bits") == 8 and not has_vnni():
+        raise UnavailableError(
+            f"{path}: has 8-bit weights for a CPU with VNNI; on this one its sums would "
+            "saturate and the answers would be wrong",
+            hint="build it here, where it gets 7-bit weights: alexnet-edge build --int8",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

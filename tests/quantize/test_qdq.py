@@ -7,18 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.checker
+import onnx.helper
+import onnx.numpy_helper
 import onnx_ir as ir
 import onnxruntime
 import pytest
+import torch
 
 from alexnet_edge.dataset import ImageReader, open_images
 from alexnet_edge.errors import GraphError, TableError
+from alexnet_edge.export import ExportSettings, export_onnx
 from alexnet_edge.graph import load_onnx
+from alexnet_edge.model import Architecture, Checkpoint, build_module, load_checkpoint
 from alexnet_edge.preprocess import PreprocessSpec
 from alexnet_edge.quantize.calibrate import CalibrationSettings, calibrate
 from alexnet_edge.quantize.layers import prepare
 from alexnet_edge.quantize.qdq import TENSORRT, Dialect, insert_qdq
-from alexnet_edge.quantize.table import load_table
+from alexnet_edge.quantize.table import Range, load_table
 from tests.foreign import SPEC, write_foreign
 
 CPU, CPU7 = Dialect("cpu"), Dialect("cpu", weight_bits=7)
@@ -185,9 +191,136 @@ def test_a_tensor_without_a_range_is_named(tiny_onnx, ranges):
 
 
 def test_a_tensor_that_is_always_zero_gets_a_positive_scale(tiny_onnx, ranges):
-    from alexnet_edge.quantize.table import Range
-
     dead = {**ranges, "classifier.5.out": Range(0.0, 0.0, 0.0)}
     for dialect in (TENSORRT, CPU):
         values = constants(quantized(tiny_onnx, dead, dialect))
         assert values["classifier.5.out.scale"] > 0
+
+
+def small(op: str, weight, bias=None, **attributes) -> onnx.ModelProto:
+    """Return a model of one linear layer, `x` (N, 4) to `y` (N, outputs)."""
+    tensors = {"w": weight} if bias is None else {"w": weight, "b": bias}
+    describe = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(op, ["x", *tensors], ["y"], "layer", **attributes)],
+        "small",
+        [describe("x", onnx.TensorProto.FLOAT, ["N", 4])],
+        [describe("y", onnx.TensorProto.FLOAT, ["N", 3])],
+        [onnx.numpy_helper.from_array(np.float32(array), name) for name, array in tensors.items()],
+    )
+    return onnx.helper.make_model(
+        graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 13)]
+    )
+
+
+def quantize_small(model: onnx.ModelProto, amax: float, dialect: Dialect) -> onnx.ModelProto:
+    prepared = prepare(model, Path("small.onnx"))
+    insert_qdq(prepared, {"x": Range(amax, -amax, amax)}, dialect, Path("small.onnx"))
+    proto = ir.to_proto(prepared)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+@EVERY
+def test_nothing_but_q_and_dq_is_added_and_the_opset_stays(tiny_onnx, ranges, dialect):
+    before, after = load_onnx(tiny_onnx), quantized(tiny_onnx, ranges, dialect)
+    rest = [n for n in after.graph.node if n.op_type not in {"QuantizeLinear", "DequantizeLinear"}]
+    assert [n.name for n in rest] == [n.name for n in before.graph.node]
+    assert [list(n.attribute) for n in rest] == [list(n.attribute) for n in before.graph.node]
+    assert after.opset_import == before.opset_import
+    assert (after.graph.input, after.graph.output) == (before.graph.input, before.graph.output)
+    assert after.metadata_props == before.metadata_props
+    used = {name for node in after.graph.node for name in node.input}
+    assert set(constants(after)) <= used, "no weight is stored that nothing reads"
+
+
+@EVERY
+def test_nothing_lies_between_a_convolution_and_its_relu(tiny_onnx, ranges, dialect):
+    model = quantized(tiny_onnx, ranges, dialect)
+    readers = {name: node.op_type for node in model.graph.node for name in node.input}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert [readers[node.output[0]] for node in convolutions] == ["Relu"] * 5
+
+
+@EVERY
+def test_logits_stay_within_20_db(tiny_checkpoint, ranges, tmp_path, dialect):
+    path, spec = tmp_path / "logits.onnx", PreprocessSpec(resize=227, crop=227)
+    export_onnx(load_checkpoint(tiny_checkpoint), spec, ExportSettings(logits=True), path)
+    batch = next(iter(ImageReader(open_images("digits:val"), spec, batch_size=64))).tensor
+    reference = run(load_onnx(path), batch)
+    noise = run(quantized(path, ranges, dialect), batch) - reference
+    assert 20 * math.log10(np.linalg.norm(reference) / np.linalg.norm(noise)) > 20
+
+
+@EVERY
+@pytest.mark.parametrize("opset", [13, 17, 22])
+@pytest.mark.parametrize("name", ["caffe", "torchvision"])
+def test_every_network_opset_and_input_can_be_quantized(tmp_path, name, opset, dialect):
+    torch.manual_seed(0)
+    architecture, path = Architecture(name, classes=10, width=0.05), tmp_path / "net.onnx"
+    checkpoint = Checkpoint(architecture, build_module(architecture).state_dict())
+    spec = checkpoint.default_preprocess().with_input("uint8")
+    export_onnx(checkpoint, spec, ExportSettings(opset=opset), path)
+    images = open_images("digits:val").sample(4)
+    table = calibrate(path, images, CalibrationSettings())
+    model = quantized(path, table.ranges("minmax"), dialect)
+    assert [o.version for o in model.opset_import] == [opset]
+    batch = next(iter(ImageReader(images, spec))).tensor
+    assert np.abs(run(model, batch) - run(load_onnx(path), batch)).max() < 0.02
+
+
+def test_onnx_runtime_runs_the_cpu_dialect_in_integers(tiny_onnx, ranges, tmp_path):
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    settings.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    model = quantized(tiny_onnx, ranges, CPU).SerializeToString()
+    onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    operators = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert (operators.count("QLinearConv"), operators.count("QGemm")) == (5, 3)
+    assert not {"Conv", "Gemm"} & set(operators)
+
+
+@EVERY
+@pytest.mark.parametrize(
+    ("op", "attributes", "axis"),
+    [("Gemm", {"transB": 1}, 0), ("Gemm", {}, 1), ("MatMul", {}, 1)],
+)
+def test_scales_lie_along_the_output_channels(op, attributes, axis, dialect):
+    weight = np.array([[0.01, -0.02, 0.03, 0.01], [5, 6, -7, 8], [0.5, 0.6, 0.7, -0.8]])
+    model = small(op, weight if axis == 0 else weight.T, **attributes)
+    proto = quantize_small(model, 1.0, dialect)
+    expected = np.abs(weight).max(1) / dialect.largest_weight
+    np.testing.assert_allclose(constants(proto)["layer.weight.scale"], expected, rtol=1e-6)
+    batch = np.random.default_rng(0).uniform(-1, 1, (8, 4)).astype(np.float32)
+    error = np.abs(run(proto, batch) - batch @ weight.T.astype(np.float32))
+    assert (error < 0.03 * np.abs(weight).sum(1)).all()
+
+
+@EVERY
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (1, 1)])
+def test_biases_of_any_shape_are_added(shape, dialect):
+    bias = np.linspace(-1, 1, math.prod(shape)).reshape(shape)
+    model = small("Gemm", np.eye(3, 4), bias, transB=1)
+    proto = quantize_small(model, 1.0, dialect)
+    batch = np.zeros((2, 4), np.float32)
+    np.testing.assert_allclose(run(proto, batch), run(model, batch), atol=1e-4)
+
+
+@EVERY
+@pytest.mark.parametrize("amax", [0.0, 1e-12, 1.0])
+def test_the_bias_of_a_dead_channel_or_input_is_kept(amax, dialect):
+    weight = np.array([[1.0, 2, 3, 4], [0, 0, 0, 0], [1e-20, 0, 0, 0]])
+    model = small("Gemm", weight, np.array([0.5, -3.0, 100.0]), transB=1)
+    proto = quantize_small(model, amax, dialect)
+    batch = np.full((2, 4), amax, np.float32)
+    np.testing.assert_allclose(run(proto, batch), run(model, batch), rtol=0.02)
+
+
+@EVERY
+def test_a_large_bias_leaves_room_for_the_sum(dialect):
+    model = small("Gemm", np.full((3, 4), 5e-6), np.array([1.0, -1.0, 1000.0]), transB=1)
+    proto = quantize_small(model, 1.0, dialect)
+    for sign in (1, -1):
+        batch = np.full((2, 4), sign, np.float32)
+        np.testing.assert_allclose(run(proto, batch), run(model, batch), rtol=1e-3)

@@ -36,13 +36,15 @@ class Case:
         return f"{self.runtime}-{self.precision}-{kind}{fixed}"
 
 
-DYNAMIC = [
+GPU_RUNTIMES = ("tensorrt", "tensorrt-rtx")
+CASES = [
     Case("torch", build=False),
     Case("onnxruntime", build=False),
     Case("onnxruntime"),
     Case("onnxruntime", "int8"),
-    *(Case(name, p) for name in ("tensorrt", "tensorrt-rtx") for p in ("fp32", "fp16", "int8")),
+    *(Case(name, p) for name in GPU_RUNTIMES for p in ("fp32", "fp16", "int8")),
 ]
+DYNAMIC = [case for case in CASES if availability(case.runtime).runs]
 FIXED = [dataclasses.replace(case, fixed_batch=4) for case in DYNAMIC if case.runtime != "torch"]
 
 
@@ -76,9 +78,6 @@ def prepare(tiny_checkpoint, tiny_onnx, tiny_table, tmp_path_factory):
         return out
 
     def prepare(case):
-        found = availability(case.runtime)
-        if not found.runs:
-            pytest.skip(f"{case.runtime}: {found.reason}")
         if case not in made:
             made[case] = make(case)
         return made[case]
@@ -141,6 +140,14 @@ def refuses_before_running(monkeypatch):
         monkeypatch.setattr(engine, "_execute", execute)
 
     return arm
+
+
+@pytest.mark.parametrize("runtime", dict.fromkeys(case.runtime for case in CASES))
+def test_the_contract_covers_the_runtime(runtime):
+    found = availability(runtime)
+    if not found.runs:
+        pytest.skip(f"{runtime}: {found.reason}")
+    assert runtime in {case.runtime for case in DYNAMIC}
 
 
 @pytest.mark.parametrize("size", [1, 2, 6])

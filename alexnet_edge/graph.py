@@ -103,6 +103,12 @@ def describe_model(model: onnx.ModelProto, path: Path) -> GraphInfo:
     operators = {node.op_type for node in model.graph.node}
     last = {name: node.op_type for node in model.graph.node for name in node.output}
     source, sink = _single_input(model, path), _single_output(model, path)
+    stamped = _read_stamp(stamp, path)
+    classes, outputs = stamped.get("classes"), sink.shape[1]
+    if classes is not None and outputs not in {None, len(classes)}:
+        raise GraphError(
+            f"{path}: names {len(classes)} classes, and has {outputs} outputs", hint=_EXPORT_HINT
+        )
     return GraphInfo(
         path=path,
         sha256=sha256_file(path),
@@ -113,7 +119,7 @@ def describe_model(model: onnx.ModelProto, path: Path) -> GraphInfo:
         output=sink,
         output_kind="probabilities" if last.get(sink.name) == "Softmax" else "logits",
         quantized=bool(operators & {"QuantizeLinear", "QLinearConv", "QGemm", "MatMulInteger"}),
-        **_read_stamp(stamp, path),
+        **stamped,
     )
 
 

@@ -311,9 +311,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
         preprocess=None
         if preprocess is None
         else PreprocessSpec.from_dict(preprocess, source=str(path)),
-        samples=wrapped.get("samples"),
+        samples=_read_samples(wrapped.get("samples")),
         sha256=sha256_file(path),
     )
+
+
+def _read_samples(value: object) -> torch.Tensor | None:
+    """Return the stored images, or None: another tool may keep something else by that name."""
+    torch = import_torch("reading samples")
+    fits = isinstance(value, torch.Tensor) and value.dtype == torch.uint8 and value.ndim == 4
+    return value if fits else None  # type: ignore[return-value]
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint, **extra: object) -> None:

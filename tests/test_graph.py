@@ -232,3 +232,13 @@ def test_quantized_graphs_are_recognised(changed):
         model.opset_import[0].version = 10
 
     assert read_graph(changed(quantize)).quantized
+
+
+def test_more_class_names_than_outputs_are_refused(tiny_onnx, tmp_path):
+    model = onnx.load(tiny_onnx)
+    for entry in model.metadata_props:
+        if entry.key.endswith(".classes"):
+            entry.value = '["one", "two"]'
+    onnx.save(model, tmp_path / "two.onnx")
+    with pytest.raises(GraphError, match="names 2 classes, and has 10 outputs"):
+        read_graph(tmp_path / "two.onnx")

@@ -7,7 +7,9 @@ opened, so a file that was built on one CPU is right on another.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -18,6 +20,9 @@ from alexnet_edge.manifest import LayerPrecision
 from alexnet_edge.runtimes.base import RuntimeOptions
 from alexnet_edge.runtimes.ort import create_session, import_onnxruntime, session_options
 
+if TYPE_CHECKING:
+    import onnxruntime
+
 _INTEGER = frozenset(("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat"))
 
 
@@ -25,7 +30,8 @@ def build_onnxruntime(job: EngineJob, out: Path) -> BuiltEngine:
     """Write the optimized graph.
 
     Raises:
-        BuildError: FP16 was asked for: the CPU provider has no kernels for it.
+        BuildError: FP16 was asked for, for which the CPU provider has no kernels; or the engine
+            does not run.
         GraphError: ONNX Runtime refuses the graph.
     """
     ort = import_onnxruntime("building for onnxruntime")
@@ -37,12 +43,29 @@ def build_onnxruntime(job: EngineJob, out: Path) -> BuiltEngine:
     settings = session_options(RuntimeOptions())
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     settings.optimized_model_filepath = str(out)
-    create_session(ir.to_proto(job.model).SerializeToString(), RuntimeOptions(), settings)
+    serialized = ir.to_proto(job.model).SerializeToString()
+    _try_out(create_session(serialized, RuntimeOptions(), settings), job)
     return BuiltEngine(
         runtime_version=ort.__version__,
         layers=tuple(_read_layers(out, job.layers)),
         device={"kind": "cpu", "name": machine.cpu_name(), "vnni": machine.has_vnni()},
     )
+
+
+def _try_out(session: onnxruntime.InferenceSession, job: EngineJob) -> None:
+    """Run the engine once: what only fails when it runs shall not be written."""
+    image = [size or 1 for size in job.input.shape]
+    try:
+        answers = session.run(None, {job.input.name: np.zeros(image, job.input.dtype)})[0]
+    except Exception as error:  # onnxruntime raises classes of its C extension, without a base
+        reason = str(error).strip().splitlines()[0]
+        raise BuildError(
+            f"{job.source}: the engine does not run ({reason})", hint="check the graph's shapes"
+        ) from error
+    if not np.isfinite(np.asarray(answers)).all():
+        raise BuildError(
+            f"{job.source}: the engine answers NaN or infinity", hint="check the weights"
+        )
 
 
 def _read_layers(engine: Path, names: tuple[str, ...]) -> list[LayerPrecision]:

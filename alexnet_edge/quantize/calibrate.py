@@ -48,6 +48,11 @@ class CalibrationSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}", hint="give 1 or more")
+        if self.seed < 0 or not 0 <= self.max_bad <= 1:
+            raise InputError(
+                f"seed is {self.seed}, max_bad is {self.max_bad}",
+                hint="give a seed of 0 or more, and a share of 0 to 1",
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -365,3 +365,15 @@ def test_int8_engine_answers_as_the_graph_does(tiny_onnx, table, tmp_path, digit
         ours, theirs = engine.infer(batch), graph.infer(batch)
     assert (ours.argmax(1) == theirs.argmax(1)).mean() >= 0.9
     assert np.abs(ours - theirs).max() < 0.2
+
+
+def test_an_engine_that_answers_nan_is_not_written(tiny_onnx, tmp_path):
+    model = onnx.load(tiny_onnx)
+    bias = next(t for t in model.graph.initializer if t.name == "classifier.6.bias")
+    broken = np.full(10, np.nan, np.float32)
+    bias.CopyFrom(onnx.numpy_helper.from_array(broken, bias.name))
+    onnx.save(model, tmp_path / "nan.onnx")
+    out = tmp_path / "engine.onnx"
+    with pytest.raises(BuildError, match="NaN or infinity"):
+        build_engine(tmp_path / "nan.onnx", out, BuildSettings())
+    assert not out.exists()

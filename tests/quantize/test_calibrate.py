@@ -223,3 +223,11 @@ def test_a_graph_that_gives_nan_is_refused_naming_the_tensor(tiny_onnx, images, 
 def test_impossible_settings_are_refused(name):
     with pytest.raises(InputError, match=f"{name} is 0"):
         CalibrationSettings(**{name: 0})
+
+
+@pytest.mark.parametrize(
+    "values", [{"seed": -1}, {"max_bad": -0.1}, {"max_bad": float("nan")}, {"batch_size": 0}]
+)
+def test_settings_out_of_range_are_refused(values):
+    with pytest.raises(InputError):
+        CalibrationSettings(**values)

@@ -395,3 +395,49 @@ def test_every_shipped_file_is_listed_where_it_is_explained(kind):
     readme = {"recipe": "calibration/README.md", "profile": "engines/README.md"}[kind]
     text = (Path(__file__).parents[2] / readme).read_text()
     assert [name for name in list_named(kind) if f"`{name}`" not in text] == []
+
+
+def test_a_decompression_bomb_is_refused_by_name(run, folder, digits_folders):
+    photos = folder / "photos"
+    shutil.copytree(digits_folders / "val", photos)
+    Image.new("1", (20_000, 6_000)).save(photos / "0" / "bomb.png")
+    done = run("calibrate", "--images", "photos", "--recipe", "full", "--max-bad", "0")
+    assert done.code == 1
+    assert "bomb.png: 20000×6000 pixels are more than 100 megapixels" in done.err
+    assert (folder / "alexnet.table.json").exists(), "the table from before is kept"
+
+
+def test_training_resumes_and_refuses_other_settings_by_name(run, tmp_path, digits_folders):
+    settings = ["--data", digits_folders, "--width", "0.05", "--batch-size", "50", "--epochs", "2"]
+    assert "no run to resume" in run("train", *settings, "--resume").err
+    first = run("train", *settings, "--json", "-")
+    assert first.code == 0, first.err
+    assert json.loads(first.out)["images"] == 200
+    done = run("train", *settings, "--resume", "--lr", "0.02")
+    assert done.code == 1
+    assert "learning_rate: expected 0.01, found 0.02" in done.err
+    again = run("train", *settings, "--resume")
+    assert again.code == 0, again.err
+
+
+def test_one_bad_photo_does_not_stop_a_training(run, tmp_path, digits_folders):
+    shutil.copytree(digits_folders, tmp_path / "digits")
+    (tmp_path / "digits/train/3/bad.jpg").write_bytes(b"no picture")
+    settings = ["--data", "digits/", "--width", "0.05", "--epochs", "1"]
+    done = run("train", *settings)
+    assert done.code == 0, done.err
+    assert "bad.jpg: not an image" in done.out
+    assert run("train", *settings, "--max-bad", "0").code == 1
+
+
+def test_the_example_runs(run, folder, digits_folders):
+    import subprocess
+    import sys
+
+    assert run("build", "--int8").code == 0
+    example = Path(__file__).parents[2] / "examples/classify_folder.py"
+    command = [sys.executable, example, "alexnet.int8.onnx", digits_folders / "val/7"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 10
+    assert sum(": 7 " in line for line in lines) >= 7

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _option(help: str, **more: Any) -> Any:
-    return typer.Option(help=help, rich_help_panel="Preprocessing", **more)
+    return typer.Option(help=help, **more)
 
 
 def _check_triple(text: str | None) -> str | None:

@@ -20,7 +20,7 @@ from alexnet_edge.cli._shared import (
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(bench)
+    app.command(short_help="Latency and throughput, side by side.")(bench)
 
 
 def bench(

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(with_preprocess_options(build))
+    app.command(short_help="A graph into an engine and its manifest.")(
+        with_preprocess_options(build)
+    )
 
 
 def build(

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(with_preprocess_options(calibrate))
+    app.command(short_help="Images into INT8 ranges, with provenance.")(
+        with_preprocess_options(calibrate)
+    )
 
 
 def calibrate(

@@ -30,7 +30,7 @@ MARGIN_PP = 1.0
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(demo)
+    app.command(short_help="The whole chain on bundled data.")(demo)
 
 
 def demo(

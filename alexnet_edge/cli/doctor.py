@@ -9,7 +9,7 @@ from alexnet_edge.cli._shared import JsonOption, Output, new_table
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(doctor)
+    app.command(short_help="What this machine has and can run.")(doctor)
 
 
 def doctor(json: JsonOption = None) -> None:

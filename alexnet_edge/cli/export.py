@@ -18,7 +18,9 @@ from alexnet_edge.cli._shared import (
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(with_preprocess_options(export))
+    app.command(short_help="A checkpoint into an FP32 ONNX, checked.")(
+        with_preprocess_options(export)
+    )
 
 
 def export(

@@ -12,7 +12,7 @@ from alexnet_edge.cli._shared import JsonOption, Output
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(inspect)
+    app.command(short_help="What a file is and came from; does it run?")(inspect)
 
 
 def inspect(

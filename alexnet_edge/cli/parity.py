@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(parity)
+    app.command(short_help="Accuracy against FP32, with a verdict.")(parity)
 
 
 def parity(

@@ -12,7 +12,7 @@ from alexnet_edge.cli._shared import JsonOption, Output, new_table
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(summary)
+    app.command(short_help="The layer table: shapes, parameters, MACs.")(summary)
 
 
 def summary(

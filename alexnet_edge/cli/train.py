@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(with_preprocess_options(train))
+    app.command(short_help="Class folders or digits into a checkpoint.")(
+        with_preprocess_options(train)
+    )
 
 
 def train(

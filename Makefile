@@ -34,8 +34,9 @@ $(VENV)/.test: $(VENV)/.demo
 	$(PIP) --editable ".[dev]"
 	$(PIP) --no-deps tensorrt-stubs
 	# The stubs name parameters "in", and one without a default after some with: no Python.
-	sed -i -E -e 's/\bin: /in_: /g' -e 's/(channel_axis: int)\) -> IScale/\1 = ...) -> IScale/' \
-	  $(VENV)/lib/python3.*/site-packages/tensorrt_bindings/tensorrt.pyi
+	cd $(VENV)/lib/python3.*/site-packages/tensorrt_bindings && \
+	  sed -E -e 's/([(, ])in: /\1in_: /g' -e 's/(channel_axis: int)\) -> IScale/\1 = ...) -> IScale/' \
+	    tensorrt.pyi > mended && mv mended tensorrt.pyi
 	touch $@
 
 clean:

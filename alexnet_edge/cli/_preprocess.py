@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from alexnet_edge.preprocess import PreprocessSpec
 
 
-def _option(help: str, **more: Any) -> Any:
-    return typer.Option(help=help, **more)
-
-
 def _check_triple(text: str | None) -> str | None:
     if text is not None:
         _triple(text)
@@ -39,17 +35,23 @@ def _triple(text: str) -> tuple[float, ...]:
 class PreprocessOptions:
     """The options as they were given; None where they were not."""
 
-    resize: Annotated[int | None, _option("Shorter side after resizing, in pixels.")] = None
-    crop: Annotated[int | None, _option("Centre square, in pixels.")] = None
-    interpolation: Annotated[str | None, _option("bilinear, bicubic or box.")] = None
-    color: Annotated[str | None, _option("RGB, or BGR for networks from Caffe.")] = None
+    resize: Annotated[int | None, typer.Option(help="Shorter side after resizing, in pixels.")] = (
+        None
+    )
+    crop: Annotated[int | None, typer.Option(help="Centre square, in pixels.")] = None
+    interpolation: Annotated[str | None, typer.Option(help="bilinear, bicubic or box.")] = None
+    color: Annotated[str | None, typer.Option(help="RGB, or BGR for networks from Caffe.")] = None
     mean: Annotated[
         str | None,
-        _option("Per channel, of values in 0–1.", metavar="A,B,C", callback=_check_triple),
+        typer.Option(
+            help="Per channel, of values in 0–1.", metavar="A,B,C", callback=_check_triple
+        ),
     ] = None
     std: Annotated[
         str | None,
-        _option("Per channel, of values in 0–1.", metavar="A,B,C", callback=_check_triple),
+        typer.Option(
+            help="Per channel, of values in 0–1.", metavar="A,B,C", callback=_check_triple
+        ),
     ] = None
 
     def _given(self) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 from alexnet_edge.errors import InputError, TableError
 from alexnet_edge.quantize.calibrate import CalibrationSettings
@@ -23,10 +22,6 @@ def load_recipe(name: str) -> CalibrationSettings:
         kind = (int, float) if key == "max_bad" else int
         if not isinstance(value, kind) or isinstance(value, bool):
             raise TableError(f"recipe '{name}': {key} is {value!r}", hint="give a number")
-    for key, highest in (("max_bad", 1.0), ("seed", math.inf)):
-        value = values.get(key, 0)
-        if not 0 <= value <= highest:
-            raise TableError(f"recipe '{name}': {key} is {value}", hint=f"give 0 to {highest:g}")
     try:
         return CalibrationSettings(**values)
     except InputError as error:

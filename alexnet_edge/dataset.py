@@ -276,8 +276,7 @@ class ImageReader:
                 ready = []
         if ready:
             yield self._collate(ready)
-        if len(self.skipped) == len(self.images):
-            raise self._too_many()
+        require_readable(self.images, self.skipped, max_bad=self.max_bad)
 
     def _decode(self, item: ImageItem) -> tuple[ImageItem, UInt8Array | ImageError]:
         try:
@@ -291,16 +290,23 @@ class ImageReader:
 
     def _skip(self, item: ImageItem, error: ImageError) -> None:
         self.skipped.append(SkippedImage(item.name, error.message))
-        if len(self.skipped) > self.max_bad * len(self.images):
-            raise self._too_many()
+        require_readable(self.images, self.skipped, max_bad=self.max_bad)
 
-    def _too_many(self) -> DatasetError:
-        first = "; ".join(f"{skipped.reason}" for skipped in self.skipped[:3])
-        return DatasetError(
-            f"{self.images.name}: {len(self.skipped)} of {len(self.images)} files so far could "
-            f"not be read as images, more than {self.max_bad:.1%} ({first})",
-            hint="mend or remove them, or allow more with --max-bad",
-        )
+
+def require_readable(images: ImageSet, skipped: Sequence[SkippedImage], *, max_bad: float) -> None:
+    """Refuse a set of which too many images, or all, could not be read.
+
+    Raises:
+        DatasetError: naming the first of them.
+    """
+    if len(skipped) <= max_bad * len(images) and len(skipped) < len(images):
+        return
+    first = "; ".join(f"{item.reason}" for item in skipped[:3])
+    raise DatasetError(
+        f"{images.name}: {len(skipped)} of {len(images)} files so far could not be read as "
+        f"images, more than {max_bad:.1%} ({first})",
+        hint="mend or remove them, or allow more with --max-bad",
+    )
 
 
 def drop_unreadable(images: ImageSet, *, max_bad: float) -> tuple[ImageSet, list[SkippedImage]]:

@@ -6,23 +6,30 @@ here, and must then be given by options.
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import onnx.checker
 import onnx.helper
 import onnx.numpy_helper
-import onnx_ir as ir
+from onnx.external_data_helper import uses_external_data
 
 from alexnet_edge.artifacts import require_file, sha256_file
+from alexnet_edge.bare import open_weight, read_bare, read_weights
 from alexnet_edge.errors import GraphError
 from alexnet_edge.preprocess import AnyArray, PreprocessSpec
 from alexnet_edge.results import TensorSpec
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 STAMP = "alexnet_edge."
 """Prefix of our keys in an ONNX file's metadata."""
@@ -68,16 +75,46 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         GraphError: it is missing, truncated or not ONNX.
     """
     require_file(path, hint=_EXPORT_HINT)
-    try:
+    with _naming(path):
         model = onnx.load(path)
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(_without_weights(model))
+    return model
+
+
+def load_bare(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file without its larger weights (see `alexnet_edge.bare`).
+
+    Raises:
+        GraphError: it is missing, truncated or not ONNX.
+    """
+    require_file(path, hint=_EXPORT_HINT)
+    with _naming(path):
+        model = read_bare(path)
+        onnx.checker.check_model(_without_weights(model))
+    return model
+
+
+def load_weights(model: onnx.ModelProto, path: Path) -> dict[str, AnyArray]:
+    """Read the weights that `load_bare` left in the file, by name.
+
+    Raises:
+        GraphError: the bytes of one do not fill its shape.
+    """
+    with _naming(path):
+        return read_weights(model, path.parent)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say which file is at fault."""
+    try:
+        yield
     except Exception as error:  # protobuf's and onnx's errors share no base class
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise GraphError(
             f"{path}: is not a valid ONNX model ({reason})",
             hint=f"it may be truncated; {_EXPORT_HINT}",
         ) from error
-    return model
 
 
 def read_graph(path: Path) -> GraphInfo:
@@ -91,6 +128,36 @@ def read_graph(path: Path) -> GraphInfo:
 
 def describe_model(model: onnx.ModelProto, path: Path) -> GraphInfo:
     """Describe a model that was read from ``path``.
+
+    Raises:
+        GraphError: as `read_graph`.
+    """
+    return hash_model(outline_model(model, path), model)
+
+
+def hash_model(graph: GraphInfo, model: onnx.ModelProto) -> GraphInfo:
+    """Return the outline of a model, with its hashes.
+
+    Args:
+        graph: as `outline_model` gave it.
+        model: the same model, whole or bare.
+
+    Raises:
+        GraphError: the bytes of a weight do not fill its shape.
+    """
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        whole = pool.submit(sha256_file, graph.path)
+        weights = pool.submit(_hash_weights, model, graph.path)
+        return dataclasses.replace(
+            graph,
+            sha256=whole.result(),
+            weights_sha256=weights.result(),
+            structure_sha256=_hash_structure(model),
+        )
+
+
+def outline_model(model: onnx.ModelProto, path: Path) -> GraphInfo:
+    """Describe a model as `describe_model` does, but for its hashes, which take longest.
 
     Raises:
         GraphError: as `read_graph`.
@@ -111,9 +178,9 @@ def describe_model(model: onnx.ModelProto, path: Path) -> GraphInfo:
         )
     return GraphInfo(
         path=path,
-        sha256=sha256_file(path),
-        weights_sha256=_hash_weights(model),
-        structure_sha256=_hash_structure(model),
+        sha256="",
+        weights_sha256="",
+        structure_sha256="",
         opset=opset_of(model),
         input=source,
         output=sink,
@@ -132,6 +199,8 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 def constant(name: str, array: AnyArray) -> ir.Value:
     """Return an initializer for a graph of onnx-ir."""
+    import onnx_ir as ir  # takes longer to import than a file to read
+
     tensor = ir.tensor(array, name=name)
     return ir.Value(
         name=name,
@@ -217,13 +286,41 @@ def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
     )
 
 
-def _hash_weights(model: onnx.ModelProto) -> str:
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with its weights as inputs: the checker copies what it sees."""
+    skeleton = onnx.ModelProto(
+        ir_version=model.ir_version,
+        opset_import=model.opset_import,
+        functions=model.functions,
+    )
+    graph = skeleton.graph
+    graph.name = model.graph.name
+    for field in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(graph, field).extend(getattr(model.graph, field))
+    listed = {value.name for value in graph.input}
+    for tensor in model.graph.initializer:
+        inside = not uses_external_data(tensor) and len(tensor.dims) < 2
+        if inside or tensor.data_type == onnx.TensorProto.STRING:
+            graph.initializer.append(tensor)
+            continue
+        if tensor.name not in listed:
+            graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+    return skeleton
+
+
+def _hash_weights(model: onnx.ModelProto, path: Path) -> str:
     digest = hashlib.sha256()
-    for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name):
-        digest.update(f"{tensor.name}|{tensor.data_type}|{list(tensor.dims)}|".encode())
-        # raw_data as it is: decoding 250 MB a second time would cost more than the hash.
-        data = tensor.raw_data or np.ascontiguousarray(onnx.numpy_helper.to_array(tensor)).tobytes()
-        digest.update(data)
+    with _naming(path):
+        for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name):
+            digest.update(f"{tensor.name}|{tensor.data_type}|{list(tensor.dims)}|".encode())
+            if uses_external_data(tensor):
+                with open_weight(tensor, path.parent) as view:
+                    digest.update(view)
+            else:
+                array = onnx.numpy_helper.to_array(tensor)
+                digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -205,6 +205,14 @@ class PreprocessSpec:
             np.add(row, shift, out=row)
         return batch
 
+    def levels(self) -> npt.NDArray[np.float32]:
+        """Return (3, 256) float32: what `to_input` makes of each byte of each channel."""
+        scale, shift = (array.reshape(3, 1) for array in self.affine)
+        found = np.empty((3, 256), np.float32)
+        np.multiply(np.arange(256, dtype=np.uint8), scale, out=found)
+        np.add(found, shift, out=found)
+        return found
+
     @functools.cached_property
     def affine(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Scale and shift, (3, 1, 1) float32 each: normalized = pixel · scale + shift."""

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
-import onnx.helper
-import onnx_ir as ir
 
 from alexnet_edge.artifacts import sha256_json
-from alexnet_edge.dataset import Batch, ImageReader, ImageSet, map_ahead
-from alexnet_edge.errors import DatasetError, GraphError, InputError
-from alexnet_edge.graph import GraphInfo, describe_model, load_onnx
+from alexnet_edge.dataset import (
+    ImageItem,
+    ImageSet,
+    SkippedImage,
+    map_ahead,
+    require_readable,
+)
+from alexnet_edge.errors import GraphError, InputError
+from alexnet_edge.graph import (
+    GraphInfo,
+    hash_model,
+    load_bare,
+    load_onnx,
+    outline_model,
+)
 from alexnet_edge.machine import package_versions, usable_cores
-from alexnet_edge.preprocess import AnyArray, PreprocessSpec
-from alexnet_edge.quantize.layers import prepare, quantization_points, weighted_layers
-from alexnet_edge.quantize.observers import METHODS, Histogram
+from alexnet_edge.preprocess import PreprocessSpec
+from alexnet_edge.quantize.collect import Histograms, Network, Observed, collect
+from alexnet_edge.quantize.observers import Histogram
 from alexnet_edge.quantize.table import CalibrationTable, Range
-from alexnet_edge.runtimes.base import RuntimeOptions
-from alexnet_edge.runtimes.ort import create_session
+from alexnet_edge.quantize.thresholds import ASYMMETRIC, METHODS, PARAMETERS, SYMMETRIC, Method
+
+MOST_HELD_OUT = 64
+"""Images that methods are judged on; their answers vary less than methods differ."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +52,7 @@ class CalibrationSettings:
     """
 
     max_images: int | None = None
-    batch_size: int = 8
+    batch_size: int = 16
     seed: int = 0
     workers: int | None = None
     max_bad: float = 0.01
@@ -118,107 +132,153 @@ def calibrate(
         DatasetError: too many images cannot be decoded.
         GraphError: the graph is quantized already, or gives NaN.
     """
-    model = load_onnx(path)
-    graph = describe_model(model, path)
-    if graph.quantized:
-        raise GraphError(f"{path}: is quantized already", hint="give the FP32 graph")
-    spec = require_preprocess(graph, preprocess)
-    prepared = prepare(model, path)
-    points = quantization_points(weighted_layers(prepared, path))
-    names = list(dict.fromkeys(ranged.name or "" for _, ranged in points))
     chosen = images.sample(settings.max_images, seed=settings.seed)
-    reader = ImageReader(
-        chosen, spec, batch_size=graph.input.batch or settings.batch_size,
-        workers=settings.workers, max_bad=settings.max_bad,
-    )  # fmt: skip
-    observe = _Observer(prepared, graph, names)
-    used, started = 0, time.monotonic()
-    for batch in reader:
-        observe(batch)
-        used += len(batch)
-        pace = (time.monotonic() - started) / used
-        left = (len(chosen) - len(reader.skipped) - used) * pace
-        on_progress(CalibrationProgress(used, len(chosen), 1 / pace, left))
+    held_out = hold_out(chosen)
+    progress = _Progress(chosen, settings, on_progress)
+    workers = settings.workers or usable_cores()
+    model = load_bare(path)
+    outline = outline_model(model, path)
+    if outline.quantized:
+        raise GraphError(f"{path}: is quantized already", hint="give the FP32 graph")
+    spec = require_preprocess(outline, preprocess)
+    size = outline.input.batch or settings.batch_size
+    batches = [(0, part) for part in _batches(_without(chosen, held_out), size)]
+    batches += [(1, part) for part in _batches(held_out, size)]
+    loading = _Loading(model, outline)
+    rest, held = collect(spec, batches, loading.load, workers=workers, on_batch=progress)
+    graph = loading.hashed()
     return CalibrationTable(
         model_sha256=graph.sha256,
         weights_sha256=graph.weights_sha256,
         structure_sha256=graph.structure_sha256,
         preprocess=spec,
-        images=_describe_images(chosen, reader),
-        tensors=observe.ranges(),
+        images=_describe_images(chosen, progress.skipped, held_out),
+        tensors=_find_ranges(_merge(rest, held), workers),
+        tensors_without_held_out=_find_ranges(rest, workers),
+        parameters=PARAMETERS,
         tool=package_versions(),
     )
 
 
-class _Observer:
-    """Runs batches and lets one histogram per tensor see them."""
+class _Loading:
+    """Prepares the graph while images are decoded, and hashes the file while it runs."""
 
-    def __init__(self, prepared: ir.Model, graph: GraphInfo, names: list[str]) -> None:
-        self._input = graph.input.name
-        self._fixed = graph.input.batch
-        self._path = graph.path
-        self._fetched = [name for name in names if name != self._input]
-        self.histograms = {name: Histogram() for name in names}
-        self._session = create_session(_with_outputs(prepared, self._fetched), RuntimeOptions())
+    def __init__(self, model: onnx.ModelProto, outline: GraphInfo) -> None:
+        self._model = model
+        self._outline = outline
+        hasher = concurrent.futures.ThreadPoolExecutor(1)
+        self._hashed = hasher.submit(hash_model, outline, model)
+        hasher.shutdown(wait=False)
 
-    def __call__(self, batch: Batch) -> None:
-        tensor = batch.tensor
-        if self._fixed is not None and len(tensor) < self._fixed:
-            # Repeat images to fill a fixed batch; only the first rows are observed.
-            tensor = tensor.take(range(self._fixed), axis=0, mode="wrap")
-        fetched = self._session.run(self._fetched, {self._input: tensor})
-        self._observe(self._input, batch.tensor)
-        for name, values in zip(self._fetched, fetched, strict=True):
-            self._observe(name, values[: len(batch)])
+    def load(self) -> Network:
+        """Return the network in normal form, with the tensors that are quantized."""
+        # Imported here, while images are decoded: onnx-ir takes as long as sixty images.
+        from alexnet_edge.quantize.layers import (
+            QDQ_OPSET,
+            prepare,
+            quantization_points,
+            weighted_layers,
+        )
 
-    def _observe(self, name: str, values: AnyArray) -> None:
-        histogram = self.histograms.get(name)
-        if histogram is None:
-            return
-        try:
-            histogram.update(values)
-        except ValueError as error:
-            raise GraphError(
-                f"{self._path}: tensor '{name}' holds {error}", hint="check the checkpoint"
-            ) from error
+        path = self._outline.path
+        if self._outline.opset < QDQ_OPSET:
+            prepared = prepare(load_onnx(path), path)  # converting needs the weights
+        else:
+            prepared = prepare(self._model, path)
+        points = quantization_points(weighted_layers(prepared, path))
+        names = list(dict.fromkeys(ranged.name or "" for _, ranged in points))
+        return Network(prepared, self._outline, names)
 
-    def ranges(self) -> dict[str, dict[str, Range]]:
-        """Return every method's range of every tensor."""
-        return {
-            name: {
-                method: _range_of(histogram, find(histogram)) for method, find in METHODS.items()
-            }
-            for name, histogram in self.histograms.items()
-        }
+    def hashed(self) -> GraphInfo:
+        """Return the graph's description with its hashes."""
+        return self._hashed.result()
 
 
-def _range_of(histogram: Histogram, amax: float) -> Range:
+def hold_out(images: ImageSet) -> tuple[ImageItem, ...]:
+    """Return the images that methods are judged on: every eighth, 64 at most.
+
+    They are evenly spread over the set, so over its class folders too. One image alone is
+    nobody's judge: a set of one holds out none.
+    """
+    stride = max(8, math.ceil(len(images) / MOST_HELD_OUT))
+    if len(images) < stride:
+        return images.items[1:2]
+    return images.items[stride - 1 :: stride]
+
+
+def _without(images: ImageSet, held_out: Sequence[ImageItem]) -> list[ImageItem]:
+    names = {item.name for item in held_out}
+    return [item for item in images.items if item.name not in names]
+
+
+def _batches(items: Sequence[ImageItem], size: int) -> list[Sequence[ImageItem]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+class _Progress:
+    """Counts what was read, and stops a calibration of images that cannot be read."""
+
+    def __init__(
+        self,
+        images: ImageSet,
+        settings: CalibrationSettings,
+        report: Callable[[CalibrationProgress], None],
+    ) -> None:
+        self._images, self._settings, self._report = images, settings, report
+        self._started = time.monotonic()
+        self._read = 0
+        self.skipped: list[SkippedImage] = []
+
+    def __call__(self, observed: Observed) -> None:
+        self._read += observed.read
+        self.skipped += observed.skipped
+        if observed.skipped:
+            require_readable(self._images, self.skipped, max_bad=self._settings.max_bad)
+        if self._read:
+            pace = (time.monotonic() - self._started) / self._read
+            left = len(self._images) - len(self.skipped) - self._read
+            self._report(CalibrationProgress(self._read, len(self._images), 1 / pace, left * pace))
+
+
+def _merge(rest: Histograms, held: Histograms) -> Histograms:
+    merged = {name: Histogram() for name in rest}
+    for name, histogram in merged.items():
+        histogram.merge(rest[name])
+        histogram.merge(held[name])
+    return merged
+
+
+def _find_ranges(histograms: Histograms, workers: int) -> dict[str, dict[str, Range]]:
+    """Return every method's range of every tensor."""
+
+    def find(histogram: Histogram) -> dict[str, Range]:
+        return {name: _range_of(histogram, method) for name, method in METHODS.items()}
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        return dict(zip(histograms, pool.map(find, histograms.values()), strict=True))
+
+
+def _range_of(histogram: Histogram, method: Method) -> Range:
+    clip = method(histogram, ASYMMETRIC)
     # Both ends are cut at both sides: a constant tensor's percentile may lie below its one value.
-    low, high = (min(max(end, -amax), amax) for end in (histogram.low, histogram.high))
-    return Range(amax, low=low, high=high)
+    low, high = (min(max(end, -clip), clip) for end in (histogram.low, histogram.high))
+    return Range(method(histogram, SYMMETRIC), low=low, high=high)
 
 
-def _with_outputs(prepared: ir.Model, names: list[str]) -> bytes:
-    """Return the serialized graph with these tensors as its only outputs."""
-    proto: onnx.ModelProto = ir.to_proto(prepared)
-    del proto.graph.output[:]
-    proto.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
-    )
-    serialized: bytes = proto.SerializeToString()
-    return serialized
-
-
-def _describe_images(chosen: ImageSet, reader: ImageReader) -> dict[str, Any]:
-    skipped = {item.name for item in reader.skipped}
-    used = [item for item in chosen.items if item.name not in skipped]
+def _describe_images(
+    chosen: ImageSet, skipped: Sequence[SkippedImage], held_out: Sequence[ImageItem]
+) -> dict[str, Any]:
+    unread = {item.name for item in skipped}
+    used = [item for item in chosen.items if item.name not in unread]
     if not used:
-        raise DatasetError(f"{chosen.name}: no image could be decoded", hint="give JPEG or PNG")
+        require_readable(chosen, skipped, max_bad=0)
     hashes = map_ahead(lambda item: item.sha256, used, workers=usable_cores(), window=64)
-    entries = [[item.name, digest] for item, digest in zip(used, hashes, strict=True)]
+    files = [f"{digest}  {item.name}" for item, digest in zip(used, hashes, strict=True)]
     return {
         "source": chosen.name,
         "count": len(used),
-        "sha256": sha256_json(entries),
-        "skipped": [dataclasses.asdict(item) for item in reader.skipped],
+        "sha256": sha256_json(files),
+        "files": files,
+        "held_out": [item.name for item in held_out if item.name not in unread],
+        "skipped": [dataclasses.asdict(item) for item in skipped],
     }

@@ -73,6 +73,10 @@ class WeightedLayer:
 def prepare(model: onnx.ModelProto, path: Path) -> ir.Model:
     """Bring a graph to normal form: opset 13 or later, no Dropout or Identity, named nodes.
 
+    Args:
+        model: whole, or bare where its opset needs no conversion.
+        path: its file, for errors.
+
     Raises:
         GraphError: its opset is older and cannot be converted.
     """

@@ -10,7 +10,6 @@ how they were batched, or on how partial histograms were merged.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -53,15 +52,23 @@ class Histogram:
             ValueError: there is a NaN or an infinity among them.
         """
         flat = values.reshape(-1)
-        low, high = float(flat.min()), float(flat.max())
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError("NaN or infinity")
-        self.low, self.high = min(self.low, low), max(self.high, high)
-        self._grow(_exponent_for(max(abs(low), abs(high))))
-        scaled = flat * np.float32(1 / self.width)
-        if low < 0:
-            np.abs(scaled, out=scaled)
-        self.counts += np.bincount(scaled.astype(np.int32), minlength=BINS)
+        bins = self._bins(flat)  # which may replace the counts
+        self.counts += np.bincount(bins, minlength=BINS)
+
+    def update_counted(self, values: AnyArray, counts: npt.NDArray[np.int64]) -> None:
+        """Add values that occur many times each: those of an image's bytes, say.
+
+        Args:
+            values: (K,) float32.
+            counts: (K,) how often each occurs; 0 is as if it were not there.
+
+        Raises:
+            ValueError: there is a NaN or an infinity among them.
+        """
+        present = counts > 0
+        if present.any():
+            bins = self._bins(values[present])
+            np.add.at(self.counts, bins, counts[present])
 
     def merge(self, other: Histogram) -> None:
         """Add what another histogram has seen."""
@@ -72,17 +79,18 @@ class Histogram:
             counts = _coarsen(counts, self._exponent - other._exponent)
         self.counts = self.counts + counts
 
-    def percentile(self, percent: float) -> float:
-        """Return the |x| below which ``percent`` of the values lie, at most `amax`.
-
-        Interpolated linearly within a bin.
-        """
-        cumulative = np.cumsum(self.counts)
-        wanted = percent / 100 * cumulative[-1]
-        index = int(np.searchsorted(cumulative, wanted))
-        before = cumulative[index - 1] if index else 0
-        inside = (wanted - before) / max(1, self.counts[index])
-        return min((index + float(inside)) * self.width, self.amax)
+    def _bins(self, flat: AnyArray) -> npt.NDArray[np.int32]:
+        """Widen the range to hold the values, and return the bin of each."""
+        low, high = float(flat.min()), float(flat.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError("NaN or infinity")
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self._grow(_exponent_for(max(abs(low), abs(high))))
+        scaled = flat * np.float32(1 / self.width)
+        if low < 0:
+            np.abs(scaled, out=scaled)
+        bins: npt.NDArray[np.int32] = scaled.astype(np.int32)
+        return bins
 
     def _grow(self, exponent: int | None) -> None:
         if exponent is None or (self._exponent is not None and exponent <= self._exponent):
@@ -105,12 +113,3 @@ def _coarsen(counts: npt.NDArray[np.int64], doublings: int) -> npt.NDArray[np.in
     factor = 2 ** min(doublings, _LOG2_BINS)
     merged[: BINS // factor] = counts.reshape(-1, factor).sum(axis=1)
     return merged
-
-
-METHODS: dict[str, Callable[[Histogram], float]] = {
-    "minmax": lambda histogram: histogram.amax,
-    "percentile-99.9": lambda histogram: histogram.percentile(99.9),
-    "percentile-99.99": lambda histogram: histogram.percentile(99.99),
-    "percentile-99.999": lambda histogram: histogram.percentile(99.999),
-}
-"""Name to the |x| beyond which values are clipped. A new method is one entry here."""

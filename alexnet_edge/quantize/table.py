@@ -16,8 +16,9 @@ from alexnet_edge.artifacts import read_json, sha256_file, write_json
 from alexnet_edge.errors import InputError, StaleArtifactError, TableError
 from alexnet_edge.graph import GraphInfo
 from alexnet_edge.preprocess import PreprocessSpec
+from alexnet_edge.quantize.thresholds import PARAMETERS
 
-VERSION = 1
+VERSION = 2
 
 _HINT = "make one with: alexnet-edge calibrate MODEL.onnx --images DIR"
 
@@ -43,8 +44,11 @@ class CalibrationTable:
     Attributes:
         model_sha256, weights_sha256, structure_sha256: of the FP32 graph.
         preprocess: how the images were prepared.
-        images: `count`, `sha256` of the ordered names and contents, `source`, `skipped`.
-        tensors: tensor name to method to range.
+        images: `source`, `count`, `files` (sha256 and name of each, in order), `sha256` of these,
+            `held_out` (names of those that methods are judged on) and `skipped`.
+        tensors: tensor name to method to range, measured on all images.
+        tensors_without_held_out: the same, measured without the images that are held out.
+        parameters: of the methods; ranges by others are not comparable.
         tool: versions of what measured.
         sha256: of the file that it was read from; empty before it is saved.
     """
@@ -55,6 +59,8 @@ class CalibrationTable:
     preprocess: PreprocessSpec
     images: Mapping[str, Any]
     tensors: Mapping[str, Mapping[str, Range]]
+    tensors_without_held_out: Mapping[str, Mapping[str, Range]]
+    parameters: Mapping[str, object]
     tool: Mapping[str, str]
     sha256: str = dataclasses.field(default="", compare=False)
 
@@ -87,10 +93,14 @@ class CalibrationTable:
         Raises:
             StaleArtifactError: naming the fields that differ.
         """
-        pairs = {
+        pairs: dict[str, tuple[object, object]] = {
             "model_sha256": (graph.sha256, self.model_sha256),
             "weights_sha256": (graph.weights_sha256, self.weights_sha256),
             "structure_sha256": (graph.structure_sha256, self.structure_sha256),
+        }
+        pairs |= {
+            f"parameters.{key}": (PARAMETERS.get(key), self.parameters.get(key))
+            for key in {**PARAMETERS, **self.parameters}
         }
         differences: dict[str, tuple[object, object]] = {
             field: pair for field, pair in pairs.items() if pair[0] != pair[1]
@@ -114,10 +124,9 @@ class CalibrationTable:
             "images": dict(self.images),
             "preprocess_sha256": self.preprocess.sha256,
             "preprocess": self.preprocess.to_dict(),
-            "tensors": {
-                name: {method: dataclasses.asdict(item) for method, item in by_method.items()}
-                for name, by_method in self.tensors.items()
-            },
+            "parameters": dict(self.parameters),
+            "tensors": _ranges_to_dict(self.tensors),
+            "tensors_without_held_out": _ranges_to_dict(self.tensors_without_held_out),
             "tool": dict(self.tool),
         }
 
@@ -146,10 +155,9 @@ def load_table(path: Path) -> CalibrationTable:
             structure_sha256=str(raw["structure_sha256"]),
             preprocess=preprocess,
             images=dict(raw["images"]),
-            tensors={
-                name: {method: _read_range(path, name, item) for method, item in methods.items()}
-                for name, methods in raw["tensors"].items()
-            },
+            tensors=_read_ranges(path, raw["tensors"]),
+            tensors_without_held_out=_read_ranges(path, raw["tensors_without_held_out"]),
+            parameters=dict(raw["parameters"]),
             tool=dict(raw["tool"]),
             sha256=sha256_file(path),
         )
@@ -166,6 +174,20 @@ def load_table(path: Path) -> CalibrationTable:
             f"{path}: was edited", {"preprocess_sha256": (preprocess.sha256, stated)}, hint=_HINT
         )
     return table
+
+
+def _ranges_to_dict(tensors: Mapping[str, Mapping[str, Range]]) -> dict[str, Any]:
+    return {
+        name: {method: dataclasses.asdict(item) for method, item in by_method.items()}
+        for name, by_method in tensors.items()
+    }
+
+
+def _read_ranges(path: Path, raw: Mapping[str, Any]) -> dict[str, dict[str, Range]]:
+    return {
+        name: {method: _read_range(path, name, item) for method, item in methods.items()}
+        for name, methods in raw.items()
+    }
 
 
 def _read_range(path: Path, name: str, value: Mapping[str, Any]) -> Range:

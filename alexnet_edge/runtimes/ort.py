@@ -54,8 +54,15 @@ def create_session(
     model: Path | bytes,
     options: RuntimeOptions,
     settings: onnxruntime.SessionOptions | None = None,
+    folder: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """Open a session on the provider that ``options.device`` names.
+
+    Args:
+        model: a file, or a serialized model.
+        options: device and threads.
+        settings: as `session_options` gives them, changed.
+        folder: where a serialized model's external data is; it is mapped, not read.
 
     Raises:
         GraphError: ONNX Runtime refuses the model.
@@ -71,11 +78,13 @@ def create_session(
             hint="use --device cpu, or pip install 'alexnet-edge[gpu]' for cuda",
         )
     name = str(model) if isinstance(model, Path) else "the model"
+    settings = settings or session_options(options)
+    if folder is not None:
+        entry = "session.model_external_initializers_file_folder_path"
+        settings.add_session_config_entry(entry, str(folder.resolve()))
     try:
         session = ort.InferenceSession(
-            str(model) if isinstance(model, Path) else model,
-            settings or session_options(options),
-            providers=[provider],
+            str(model) if isinstance(model, Path) else model, settings, providers=[provider]
         )
     except Exception as error:  # onnxruntime raises classes of its C extension, without a base
         reason = str(error).strip().splitlines()[0]

@@ -19,9 +19,9 @@ from alexnet_edge.model import load_checkpoint
 from alexnet_edge.preprocess import PreprocessSpec
 from alexnet_edge.quantize.calibrate import CalibrationSettings, calibrate
 from alexnet_edge.quantize.layers import prepare, weighted_layers
-from alexnet_edge.quantize.observers import METHODS
 from alexnet_edge.quantize.qdq import TENSORRT, insert_qdq, ir
 from alexnet_edge.quantize.table import load_table
+from alexnet_edge.quantize.thresholds import METHODS
 from tests.foreign import INPUT, SPEC, WEIGHTED, write_foreign
 
 SPEC_OF_DIGITS = PreprocessSpec(227, 227)
@@ -89,10 +89,12 @@ def test_every_tensor_that_is_quantized_has_every_method(reference, tiny_onnx):
     assert reference.methods == tuple(METHODS)
 
 
-def test_ranges_lie_within_their_amax(reference):
+def test_ranges_lie_within_the_extremes(reference):
     for methods in reference.tensors.values():
+        whole = methods["minmax"]
         for ranged in methods.values():
-            assert -ranged.amax <= ranged.low <= ranged.high <= ranged.amax
+            assert 0 < ranged.amax <= whole.amax
+            assert whole.low <= ranged.low <= ranged.high <= whole.high
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (5, 3), (13, 2)])

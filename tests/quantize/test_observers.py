@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from alexnet_edge.quantize.observers import BINS, METHODS, Histogram
+from alexnet_edge.quantize.observers import BINS, Histogram
+from alexnet_edge.quantize.thresholds import ASYMMETRIC, METHODS, SYMMETRIC, percentile
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 VALUES = hnp.arrays(np.float32, st.integers(1, 200), elements=FINITE)
@@ -66,7 +67,7 @@ def test_merging_with_an_empty_histogram_changes_nothing(values):
 def test_extremes_are_exact_and_every_value_is_counted_in_its_bin(values):
     histogram = observe(values)
     assert (histogram.low, histogram.high) == (values.min(), values.max())
-    assert histogram.amax == METHODS["minmax"](histogram) == np.abs(values).max()
+    assert histogram.amax == METHODS["minmax"](histogram, SYMMETRIC) == np.abs(values).max()
     bins = np.floor(np.abs(values).astype(np.float64) / histogram.width).astype(int)
     assert histogram.counts.tolist() == np.bincount(bins, minlength=BINS).tolist()
 
@@ -74,7 +75,7 @@ def test_extremes_are_exact_and_every_value_is_counted_in_its_bin(values):
 @given(ANY, PERCENTS)
 def test_percentiles_are_numpys_within_a_bin(values, percent):
     histogram, magnitudes = observe(values), np.abs(values).astype(np.float64)
-    found = histogram.percentile(percent)
+    found = percentile(histogram, percent)
     low, high = (np.percentile(magnitudes, percent, method=m) for m in ("lower", "higher"))
     assert low - histogram.width <= found <= high + histogram.width
     assert found <= histogram.amax
@@ -85,13 +86,13 @@ def test_percentiles_of_many_values_are_numpys_within_a_bin(percent):
     values = np.random.default_rng(0).uniform(-3, 5, 200_000).astype(np.float32)
     histogram = observe(*np.split(values, 50))
     expected = np.percentile(np.abs(values), percent)
-    assert histogram.percentile(percent) == pytest.approx(expected, abs=histogram.width)
+    assert percentile(histogram, percent) == pytest.approx(expected, abs=histogram.width)
 
 
 @given(ANY)
 def test_percentiles_rise_to_the_maximum(values):
     histogram = observe(values)
-    found = [METHODS[f"percentile-{p}"](histogram) for p in ("99.9", "99.99", "99.999")]
+    found = [METHODS[f"percentile-{p}"](histogram, ASYMMETRIC) for p in ("99.9", "99.99", "99.999")]
     assert [0, *found, histogram.amax] == sorted([0, *found, histogram.amax])
 
 
@@ -104,7 +105,9 @@ def test_at_least_half_of_the_bins_are_in_use(value):
 @pytest.mark.parametrize("shape", [(1,), (2, 3), (4, 5, 6, 7)])
 def test_zeros_alone_have_no_range(shape):
     histogram = observe(np.zeros(shape, np.float32), np.negative(np.zeros(shape, np.float32)))
-    assert {name: find(histogram) for name, find in METHODS.items()} == dict.fromkeys(METHODS, 0)
+    assert {name: find(histogram, SYMMETRIC) for name, find in METHODS.items()} == dict.fromkeys(
+        METHODS, 0
+    )
     assert histogram.counts[0] == 2 * math.prod(shape)
 
 
@@ -118,7 +121,7 @@ def test_tiny_and_huge_values_are_counted(values):
     histogram = observe(np.array(values, np.float32))
     assert histogram.counts.sum() == len(values)
     assert histogram.amax == np.abs(np.float32(values)).max()
-    assert all(math.isfinite(find(histogram)) for find in METHODS.values())
+    assert all(math.isfinite(find(histogram, SYMMETRIC)) for find in METHODS.values())
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -132,4 +135,4 @@ def test_nan_and_infinity_are_refused_and_nothing_is_counted(bad):
 
 def test_an_empty_histogram_has_no_range():
     histogram = Histogram()
-    assert (histogram.amax, histogram.percentile(99.9)) == (0, 0)
+    assert (histogram.amax, percentile(histogram, 99.9)) == (0, 0)

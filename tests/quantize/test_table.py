@@ -11,6 +11,7 @@ from alexnet_edge.errors import InputError, StaleArtifactError, TableError
 from alexnet_edge.graph import read_graph
 from alexnet_edge.preprocess import PreprocessSpec
 from alexnet_edge.quantize.table import CalibrationTable, Range, load_table
+from alexnet_edge.quantize.thresholds import PARAMETERS
 
 TABLE = CalibrationTable(
     model_sha256="a" * 64,
@@ -22,6 +23,11 @@ TABLE = CalibrationTable(
         "input": {"minmax": Range(2.64, -2.1, 2.64), "percentile-99.9": Range(2.5, -2.1, 2.5)},
         "relu": {"minmax": Range(0.1 + 0.2, 0.0, 0.1 + 0.2), "percentile-99.9": Range(0, 0, 0)},
     },
+    tensors_without_held_out={
+        "input": {"minmax": Range(2.6, -2.1, 2.6)},
+        "relu": {"minmax": Range(0.3, 0.0, 0.3)},
+    },
+    parameters=PARAMETERS,
     tool={"alexnet-edge": "0.1.0"},
 )
 
@@ -41,7 +47,7 @@ def test_a_table_survives_a_round_trip(tmp_path):
 def test_the_file_has_the_keys_that_other_tools_rely_on(tmp_path):
     TABLE.save(tmp_path / "table.json")
     value = json.loads((tmp_path / "table.json").read_text())
-    assert value["version"] == 1
+    assert value["version"] == 2
     assert value["preprocess_sha256"] == TABLE.preprocess.sha256
     assert {"count", "sha256"} <= value["images"].keys()
     assert value["tensors"]["input"]["minmax"]["amax"] == 2.64
@@ -100,7 +106,7 @@ def test_an_impossible_range_is_refused_naming_the_tensor(tmp_path, change):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"version": 2}, "version 2 is not 1"),
+        ({"version": 1}, "version 1 is not 2"),
         ({"tensors": {}}, "has no tensors"),
         ({"tensors": {"input": {}}}, "has no method"),
         ({"tensors": ["input"]}, "is not a calibration table"),

@@ -1,0 +1,222 @@
+"""One pass over the images: what every tensor to be quantized holds.
+
+Each thread takes a batch from bytes to histograms by itself: it decodes, runs the network on one
+core, and counts. So decoding, inference and counting overlap without queues, and no core waits for
+another. Every thread counts into histograms of its own; they merge exactly, so neither the number
+of threads nor the order in which batches finish shows in the result.
+
+Decoding is a few batches ahead: it goes on while ONNX Runtime still loads the network. The weights
+are in memory once: the graph refers to its file for them, which ONNX Runtime maps.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.helper
+from PIL import Image
+
+from alexnet_edge.dataset import ImageItem, SkippedImage
+from alexnet_edge.errors import GraphError, ImageError
+from alexnet_edge.graph import GraphInfo
+from alexnet_edge.preprocess import AnyArray, PreprocessSpec, UInt8Array
+from alexnet_edge.quantize.observers import Histogram
+from alexnet_edge.runtimes.base import RuntimeOptions
+from alexnet_edge.runtimes.ort import create_session
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import onnxruntime
+
+Histograms = dict[str, Histogram]
+Decoded = tuple[list[UInt8Array], list[SkippedImage]]
+Decoding = concurrent.futures.Future[Decoded]
+
+_AHEAD = 4
+"""Batches that wait for each thread, decoded; enough for what a network takes to load."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What is observed.
+
+    Attributes:
+        prepared: the graph in normal form; a bare one refers to the file for its weights.
+        graph: what the file says of itself.
+        names: the tensors to observe.
+    """
+
+    prepared: ir.Model
+    graph: GraphInfo
+    names: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Observed:
+    """What a batch gave: how many images were read, and which could not be."""
+
+    part: int
+    read: int
+    skipped: tuple[SkippedImage, ...]
+
+
+def collect(
+    spec: PreprocessSpec,
+    batches: Sequence[tuple[int, Sequence[ImageItem]]],
+    load: Callable[[], Network],
+    *,
+    workers: int,
+    on_batch: Callable[[Observed], None],
+) -> list[Histograms]:
+    """Observe every batch.
+
+    Args:
+        spec: how images are prepared.
+        batches: each with the number of the part, 0 or 1, that it is counted to.
+        load: gives the graph and its tensors; called once, after decoding has begun.
+        workers: threads; each runs one batch at a time on one core.
+        on_batch: called in the caller's thread, in the order of ``batches``; what it raises ends
+            the pass.
+
+    Returns:
+        For each part the histograms by tensor.
+
+    Raises:
+        GraphError: a tensor holds NaN or infinity, or ONNX Runtime refuses the graph.
+    """
+    with concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="observe") as pool:
+        remaining = iter(batches)
+        pending: collections.deque[concurrent.futures.Future[Observed]] = collections.deque()
+
+        def submit(count: int) -> list[tuple[int, Decoding]]:
+            taken = itertools.islice(remaining, count)
+            return [(part, pool.submit(_decode, items, spec)) for part, items in taken]
+
+        try:
+            # The pool is first in, first out: a batch's decoding has begun before it is observed.
+            decoding = collections.deque(submit(_AHEAD * workers))
+            observer = _Observer(spec, load())
+            while decoding or pending:
+                while decoding and len(pending) < _AHEAD * workers:
+                    pending.append(pool.submit(observer.observe, *decoding.popleft()))
+                    decoding += submit(1)
+                on_batch(pending.popleft().result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return observer.merged()
+
+
+class _Observer:
+    """Shared by the threads; what they write to is their own."""
+
+    def __init__(self, spec: PreprocessSpec, network: Network) -> None:
+        self._spec = spec
+        self._network = network
+        self._input = network.graph.input.name
+        self._fixed = network.graph.input.batch
+        self._fetched = [name for name in network.names if name != self._input]
+        self._session = open_observed(network, self._fetched)
+        self._local = threading.local()
+        self._counters: list[_Counter] = []
+
+    def observe(self, part: int, decoding: Decoding) -> Observed:
+        """Take one batch from pixels to histograms."""
+        crops, skipped = decoding.result()
+        if crops:
+            batch = self._spec.to_input(crops)
+            counter = self._counter()
+            counter.count_pixels(part, crops)
+            fetched = self._run(batch)
+            for name, values in zip(self._fetched, fetched, strict=True):
+                self._count(counter.histogram(part, name), values[: len(crops)], name)
+        return Observed(part, len(crops), tuple(skipped))
+
+    def _run(self, batch: AnyArray) -> list[AnyArray]:
+        if self._fixed is not None and len(batch) < self._fixed:
+            # Repeat images to fill a fixed batch; only the first rows are observed.
+            batch = batch.take(range(self._fixed), axis=0, mode="wrap")
+        fetched: list[AnyArray] = self._session.run(self._fetched, {self._input: batch})
+        return fetched
+
+    def _counter(self) -> _Counter:
+        counter: _Counter | None = getattr(self._local, "counter", None)
+        if counter is None:
+            counter = self._local.counter = _Counter()
+            self._counters.append(counter)
+        return counter
+
+    def _count(self, histogram: Histogram, values: AnyArray, name: str) -> None:
+        try:
+            histogram.update(values)
+        except ValueError as error:
+            raise GraphError(
+                f"{self._network.graph.path}: tensor '{name}' holds {error}",
+                hint="check the checkpoint",
+            ) from error
+
+    def merged(self) -> list[Histograms]:
+        """Return the histograms of both parts, of all threads."""
+        levels = self._spec.levels()
+        merged = []
+        for part in (0, 1):
+            histograms = {name: Histogram() for name in self._network.names}
+            for counter in self._counters:
+                for name, histogram in counter.parts[part].items():
+                    histograms[name].merge(histogram)
+                if self._input in histograms:
+                    pixels = counter.pixels[part].reshape(-1)
+                    histograms[self._input].update_counted(levels.reshape(-1), pixels)
+            merged.append(histograms)
+        return merged
+
+
+class _Counter:
+    """What one thread has seen: histograms of tensors, and counts of the images' bytes.
+
+    A normalized image has 256 values for each channel, so counting bytes counts its floats.
+    """
+
+    def __init__(self) -> None:
+        self.parts: tuple[Histograms, Histograms] = ({}, {})
+        self.pixels: npt.NDArray[np.int64] = np.zeros((2, 3, 256), np.int64)
+
+    def histogram(self, part: int, name: str) -> Histogram:
+        return self.parts[part].setdefault(name, Histogram())
+
+    def count_pixels(self, part: int, crops: Sequence[UInt8Array]) -> None:
+        for crop in crops:
+            counts = Image.fromarray(np.ascontiguousarray(crop)).histogram()
+            self.pixels[part] += np.reshape(counts, (3, 256))
+
+
+def _decode(items: Sequence[ImageItem], spec: PreprocessSpec) -> Decoded:
+    crops, skipped = [], []
+    for item in items:
+        try:
+            crops.append(spec.crop_center(spec.resize_shorter(item.load())))
+        except ImageError as error:
+            skipped.append(SkippedImage(item.name, error.message))
+    return crops, skipped
+
+
+def open_observed(network: Network, names: Sequence[str]) -> onnxruntime.InferenceSession:
+    """Open a session on one core whose only outputs are ``names``."""
+    import onnx_ir as ir
+
+    proto: onnx.ModelProto = ir.to_proto(network.prepared)
+    del proto.graph.output[:]
+    proto.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
+    )
+    options = RuntimeOptions(threads=1)
+    return create_session(proto.SerializeToString(), options, folder=network.graph.path.parent)

@@ -13,10 +13,12 @@ from alexnet_edge.graph import read_graph
 from alexnet_edge.manifest import load_manifest, manifest_path, read_manifest
 from alexnet_edge.model import load_checkpoint
 from alexnet_edge.quantize.table import load_table
+from alexnet_edge.quantize.trt_cache import load_cache
 from alexnet_edge.results import to_json
 from alexnet_edge.runtimes.loader import CHECKPOINT_SUFFIXES, availability, require_exact_sums
 
 _MAGICS = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
+_KINDS = {**dict.fromkeys(_MAGICS, "plan"), b"TRT-": "cache"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +27,8 @@ class Inspection:
 
     Attributes:
         path, sha256, size_bytes: the file.
-        kind: `checkpoint`, `onnx`, `table`, `engine`, `manifest` or `plan` (an engine without a
-            manifest).
+        kind: `checkpoint`, `onnx`, `table`, `cache` (TensorRT's calibration cache), `engine`,
+            `manifest` or `plan` (an engine without a manifest).
         facts: what it says of itself.
         made_from: name to hash of what it came from.
         runs_here: whether this machine can run it; None for what is not run.
@@ -75,8 +77,8 @@ def _kind_of(path: Path) -> str:
         return "engine"
     if path.suffix == ".onnx":
         return "onnx"
-    if magic in _MAGICS:
-        return "plan"
+    if magic in _KINDS:
+        return _KINDS[magic]
     if path.suffix == ".json":
         try:
             keys = set(json.loads(path.read_text(encoding="utf-8")))
@@ -127,10 +129,21 @@ def _describe_table(path: Path) -> _Described:
     facts = {
         "methods": table.methods,
         "tensors": len(table.tensors),
-        "images": dict(table.images),
+        "images": {key: value for key, value in table.images.items() if key != "files"},
+        "chosen": {name: choice.get("methods") for name, choice in table.choices.items()},
         "preprocess": table.preprocess.to_dict(),
     }
     return facts, {"model_sha256": table.model_sha256}, None
+
+
+def _describe_cache(path: Path) -> _Described:
+    cache = load_cache(path)
+    facts = {
+        "algorithm": cache.algorithm,
+        "version": ".".join(map(str, cache.version)),
+        "tensors": dict(cache.amax),
+    }
+    return facts, {}, None
 
 
 def _describe_engine(path: Path) -> _Described:
@@ -161,6 +174,7 @@ _DESCRIBE = {
     "checkpoint": _describe_checkpoint,
     "onnx": _describe_onnx,
     "table": _describe_table,
+    "cache": _describe_cache,
     "engine": _describe_engine,
     "manifest": _describe_manifest,
     "plan": _describe_plan,

@@ -8,22 +8,20 @@ interval lies wholly on one side of it, and `inconclusive` where there are too f
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 from alexnet_edge.dataset import ImageReader, ImageSet, SkippedImage
 from alexnet_edge.errors import DatasetError, InputError, StaleArtifactError
 from alexnet_edge.preprocess import AnyArray, PreprocessSpec
 from alexnet_edge.runtimes.base import EngineInfo, Runtime
+from alexnet_edge.similarity import centred_logits, sqnr_db
 
 PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
 
 _RESAMPLES = 20_000
-_SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +188,8 @@ class _Tally:
         self.images += len(engine)
         self._agreed += int((engine.argmax(1) == reference.argmax(1)).sum())
         logits = [
-            _centred_logits(*pair) for pair in zip((engine, reference), self._kinds, strict=True)
+            centred_logits(answers, probabilities=kind == "probabilities")
+            for answers, kind in zip((engine, reference), self._kinds, strict=True)
         ]
         self._logit_signal += float((logits[1] ** 2).sum())
         self._logit_noise += float(((logits[1] - logits[0]) ** 2).sum())
@@ -246,8 +245,8 @@ class _Tally:
             reference=accuracies[1],
             engine=accuracies[0],
             agreement=agreement,
-            sqnr_db=_decibels(self._signal, self._noise),
-            logit_sqnr_db=_decibels(self._logit_signal, self._logit_noise),
+            sqnr_db=sqnr_db(self._signal, self._noise),
+            logit_sqnr_db=sqnr_db(self._logit_signal, self._logit_noise),
             max_abs=self._max_abs,
             output_kind=self._kinds[0] if self._kinds[0] == self._kinds[1] else "logits",
             drop_pp=drop,
@@ -302,22 +301,6 @@ def _ranks(answers: AnyArray, label: int) -> int:
     """Return how many classes come before ``label``; equal answers count by position."""
     value = answers[label]
     return int((answers > value).sum() + (answers[:label] == value).sum())
-
-
-def _centred_logits(answers: AnyArray, kind: str) -> npt.NDArray[np.float64]:
-    """Return logits less their mean: what a softmax keeps of them."""
-    values = answers.astype(np.float64)
-    if kind == "probabilities":
-        values = np.log(np.maximum(values, _SMALLEST))
-    centred: npt.NDArray[np.float64] = values - values.mean(axis=1, keepdims=True)
-    return centred
-
-
-def _decibels(signal: float, noise: float) -> float | None:
-    """Return 10·log10(signal / noise) of sums of squares; None where there is no noise."""
-    if noise == 0:
-        return None
-    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
 
 
 def _shared_preprocess(engine: EngineInfo, reference: EngineInfo) -> PreprocessSpec:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from alexnet_edge.dataset import ImageSet
+    from alexnet_edge.graph import GraphInfo
+
 EXIT_ERROR, EXIT_USAGE, EXIT_VERDICT, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 JsonOption = Annotated[
@@ -117,6 +120,23 @@ def progress_bar(description: str) -> Iterator[Callable[[float, float, str], Non
             progress.update(task, completed=done, total=total, text=text)
 
         yield update
+
+
+def label_images(images: ImageSet, graph: GraphInfo, classes: tuple[str, ...] | None) -> ImageSet:
+    """Return the images with labels that are indices of the model's classes.
+
+    Raises:
+        DatasetError: they lie in class folders, and nothing names the model's classes.
+    """
+    from alexnet_edge.errors import DatasetError
+
+    names = classes or graph.classes
+    if images.classes is not None and names is None:
+        raise DatasetError(
+            f"{images.name}: has class folders, but {graph.path} does not name its classes",
+            hint="name them in label order: --classes FILE, one a line",
+        )
+    return images.with_classes(names) if names is not None else images
 
 
 def duration(seconds: float) -> str:

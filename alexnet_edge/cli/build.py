@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,14 +14,17 @@ from alexnet_edge.cli._shared import (
     ImagesOption,
     JsonOption,
     Output,
+    label_images,
     new_table,
+    progress_bar,
 )
-from alexnet_edge.cli.calibrate import calibrate_into, default_table
+from alexnet_edge.cli.calibrate import calibrate_into, choose_method, default_table
 
 if TYPE_CHECKING:
+    from alexnet_edge.engine.build import BuildSettings
     from alexnet_edge.engine.profile import BatchRange, Profile
     from alexnet_edge.preprocess import PreprocessSpec
-    from alexnet_edge.quantize.table import CalibrationTable
+    from alexnet_edge.quantize.scales import Dialect
 
 
 def register(app: typer.Typer) -> None:
@@ -40,8 +44,26 @@ def build(
     ] = None,
     images: ImagesOption = None,
     method: Annotated[
-        str, typer.Option(help="minmax, or percentile-99.9, -99.99 or -99.999.")
-    ] = "minmax",
+        str,
+        typer.Option(
+            help="auto: by the loss on held-out calibration images; or minmax, entropy, mse, "
+            "percentile-99.9, -99.99, -99.999."
+        ),
+    ] = "auto",
+    spare: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAYER", help="Leave this layer in floating point; repeatable."),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PP", min=0, help="Spare the fewest layers that keep top-1 on --images within."
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Ranges of a TensorRT calibration cache, unchecked."),
+    ] = None,
     recipe: Annotated[str, typer.Option(help="For calibrating on --images.")] = "default",
     runtime: Annotated[
         str | None,
@@ -76,26 +98,30 @@ def build(
     from alexnet_edge.engine.profile import load_profile
 
     output = Output(json)
-    precision = _precision(fp32=fp32, fp16=fp16, int8=int8, images=images, table=table)
+    source = _Source(model, table, images, cache, recipe, method, preprocessing.alone())
+    precision = _precision(fp32=fp32, fp16=fp16, int8=int8)
+    source.require_sense(precision, max_drop)
     board = load_profile(profile) if profile is not None else None
     settings = BuildSettings(
         precision=precision,
         runtime=runtime or (board.runtime if board else "onnxruntime"),
         method=method,
+        spared=tuple(spare or ()),
         batch=_batch_range(batch, board),
         profile=board,
         weight_bits=weight_bits,
         allow_fallback=allow_fallback,
     )
-    preprocess = preprocessing.alone()
     engine = out or default_out(model, settings)
-    ranges = None
+    names = read_classes(classes) if classes else None
+    ranges: dict[str, Any] = {}
     if precision == "int8":
-        ranges = _ranges(output, model, engine, table, images, recipe, preprocess)
+        ranges = source.open(output, engine, settings.dialect, judged=max_drop is not None)
+    if max_drop is not None and ranges:
+        settings = _spare(output, source, settings, ranges, max_drop, names)
     manifest = build_engine(
-        model, engine, settings, table=ranges, preprocess=preprocess,
-        classes=read_classes(classes) if classes else None,
-    )  # fmt: skip
+        model, engine, settings, **ranges, preprocess=source.preprocess, classes=names
+    )
     listing = new_table("layer", "op", "precision")
     for layer in manifest.layers:
         listing.add_row(layer.name, layer.op, layer.precision)
@@ -109,18 +135,102 @@ def build(
     output.finish(manifest)
 
 
-def _precision(
-    *, fp32: bool, fp16: bool, int8: bool, images: str | None, table: Path | None
-) -> str:
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """Where INT8 ranges come from, as the options say."""
+
+    model: Path
+    table: Path | None
+    images: str | None
+    cache: Path | None
+    recipe: str
+    method: str
+    preprocess: PreprocessSpec | None
+
+    def require_sense(self, precision: str, max_drop: float | None) -> None:
+        """Refuse options that contradict each other."""
+        given = [self.table, self.images, self.cache, max_drop]
+        if precision != "int8" and any(value is not None for value in given):
+            raise typer.BadParameter(
+                f"--table, --images, --cache and --max-drop are for --int8, not --{precision}"
+            )
+        if self.cache is not None and any(v is not None for v in (self.table, max_drop)):
+            raise typer.BadParameter("--cache stands alone: no --table and no --max-drop with it")
+        if max_drop is not None and self.images is None:
+            raise typer.BadParameter("--max-drop needs --images DIR, labelled by class folders")
+
+    def open(
+        self, output: Output, engine: Path, dialect: Dialect, *, judged: bool
+    ) -> dict[str, Any]:
+        """Return `build_engine`'s table and choice, or cache.
+
+        The table is the one that was named, measured now on --images, or found beside the model.
+        """
+        from alexnet_edge.dataset import open_images
+        from alexnet_edge.quantize.recipe import load_recipe
+        from alexnet_edge.quantize.table import load_table
+        from alexnet_edge.quantize.trt_cache import load_cache
+
+        if self.cache is not None:
+            return {"cache": load_cache(self.cache)}
+        beside = default_table(self.model)
+        moved = None
+        if self.table is not None:
+            table, folder = load_table(self.table), self.table.parent
+            if self.images is not None and not judged:
+                moved = open_images(self.images)
+        elif self.images is not None and not (judged and beside.exists()):
+            target = engine.with_name(f"{engine.name}.table.json")
+            moved, folder = open_images(self.images), target.parent
+            table = calibrate_into(
+                output, self.model, moved, target, load_recipe(self.recipe), self.preprocess
+            )
+        elif beside.exists():
+            table, folder = load_table(beside), beside.parent
+        else:
+            return {}
+        choice = choose_method(output, self.model, table, dialect, self.method, moved, folder)
+        return {"table": table, "choice": choice}
+
+
+def _spare(
+    output: Output,
+    source: _Source,
+    settings: BuildSettings,
+    ranges: dict[str, Any],
+    max_drop: float,
+    classes: tuple[str, ...] | None,
+) -> BuildSettings:
+    """Return the settings with the fewest layers spared that keep the drop within bound."""
+    from alexnet_edge.dataset import ImageReader, open_images
+    from alexnet_edge.quantize.damage import choose_spared
+    from alexnet_edge.quantize.layerwise import Layerwise
+
+    network = Layerwise(source.model, settings.dialect)
+    images = label_images(open_images(source.images or ""), network.graph, classes)
+    table = ranges["table"]
+    reader = ImageReader(images, table.preprocess, batch_size=32)
+    with progress_bar("judging") as update:
+        spared, damage = choose_spared(
+            network, table, ranges["choice"], lambda: reader, max_drop,
+            on_progress=lambda count, done: update(done, len(images), f"{count} layers spared"),
+        )  # fmt: skip
+    output.say(
+        f"spared: {', '.join(spared) or 'none'}; top-1 falls by {damage.drop_pp:.2f} pp on "
+        f"{damage.images} images, simulated (at most {max_drop:g} asked for)"
+    )
+    return dataclasses.replace(
+        settings,
+        spared=spared,
+        judgement={"max_drop_pp": max_drop, "simulated": dataclasses.asdict(damage)},
+    )
+
+
+def _precision(*, fp32: bool, fp16: bool, int8: bool) -> str:
     wanted = [name for name, given in (("fp32", fp32), ("fp16", fp16), ("int8", int8)) if given]
     if len(wanted) > 1:
         raise typer.BadParameter(f"give one of --{', --'.join(wanted)}")
-    if images is not None and table is not None:
-        raise typer.BadParameter("give --table or --images, not both")
-    precision = wanted[0] if wanted else "fp32"
-    if precision != "int8" and (images is not None or table is not None):
-        raise typer.BadParameter(f"--table and --images are for --int8, not --{precision}")
-    return precision
+    return wanted[0] if wanted else "fp32"
 
 
 def _batch_range(text: str | None, board: Profile | None) -> BatchRange:
@@ -133,25 +243,3 @@ def _batch_range(text: str | None, board: Profile | None) -> BatchRange:
     except ValueError:
         raise typer.BadParameter(f"'{text}' is not MIN,OPT,MAX", param_hint="--batch") from None
     return BatchRange(low, best, high)
-
-
-def _ranges(
-    output: Output,
-    model: Path,
-    engine: Path,
-    table: Path | None,
-    images: str | None,
-    recipe: str,
-    preprocess: PreprocessSpec | None,
-) -> CalibrationTable | None:
-    """Return the table that was named, measured now, or found beside the model, if any."""
-    from alexnet_edge.quantize.recipe import load_recipe
-    from alexnet_edge.quantize.table import load_table
-
-    if images is not None:
-        target = engine.with_name(f"{engine.name}.table.json")
-        return calibrate_into(output, model, images, target, load_recipe(recipe), preprocess)
-    if table is not None:
-        return load_table(table)
-    found = default_table(model)
-    return load_table(found) if found.exists() else None

@@ -17,8 +17,11 @@ from alexnet_edge.cli._shared import (
 )
 
 if TYPE_CHECKING:
+    from alexnet_edge.dataset import ImageSet
     from alexnet_edge.preprocess import PreprocessSpec
     from alexnet_edge.quantize.calibrate import CalibrationSettings
+    from alexnet_edge.quantize.choose import Choice
+    from alexnet_edge.quantize.scales import Dialect
     from alexnet_edge.quantize.table import CalibrationTable
 
 
@@ -46,6 +49,24 @@ def calibrate(
     max_bad: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share that may fail to decode.")
     ] = None,
+    image_list: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Take just these of the images: sha256sum's format."),
+    ] = None,
+    save_image_list: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write which images were taken.")
+    ] = None,
+    rank: Annotated[
+        bool,
+        typer.Option("--rank", help="Choose methods now, for builds where the images are not."),
+    ] = False,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a TensorRT calibration cache too.")
+    ] = None,
+    cache_version: Annotated[
+        str, typer.Option(metavar="X.Y.Z", help="The TensorRT that will read the cache.")
+    ] = "10.3.0",
+    cache_method: Annotated[str, typer.Option(help="Whose ranges the cache holds.")] = "entropy",
     json: JsonOption = None,
     *,
     preprocessing: PreprocessOptions,
@@ -57,13 +78,17 @@ def calibrate(
     import dataclasses
 
     from alexnet_edge.errors import InputError
+    from alexnet_edge.quantize.image_list import write_image_list
     from alexnet_edge.quantize.recipe import load_recipe
+    from alexnet_edge.quantize.trt_cache import encode_version, parse_version
 
     output = Output(json)
     if images is None:
         raise InputError(
             "calibration needs images", hint=f"alexnet-edge calibrate {model} --images DIR"
         )
+    encode_version(parse_version(cache_version))
+    _require_method(cache_method)
     given: dict[str, Any] = {
         "max_images": max_images, "batch_size": batch_size, "workers": workers, "seed": seed,
         "max_bad": max_bad,
@@ -71,13 +96,102 @@ def calibrate(
     settings = dataclasses.replace(
         load_recipe(recipe), **{key: value for key, value in given.items() if value is not None}
     )
+    settings = dataclasses.replace(settings, every_tensor=cache is not None)
+    if image_list is not None:
+        settings = dataclasses.replace(settings, max_images=max_images)
     target = out or default_table(model)
-    table = calibrate_into(output, model, images, target, settings, preprocessing.alone())
+    table = calibrate_into(
+        output, model, open_listed(images, image_list), target, settings, preprocessing.alone()
+    )
+    if save_image_list is not None:
+        write_image_list(save_image_list, table.images["files"])
+        output.say(f"{save_image_list}: {table.images['count']} images")
+    if rank:
+        table = _rank_into(output, model, table, target)
     listing = new_table("tensor", *table.methods)
     for name, ranges in table.tensors.items():
         listing.add_row(name, *(f"{ranges[method].amax:.4g}" for method in table.methods))
     output.show(listing)
+    if cache is not None:
+        _write_cache(output, table, cache, cache_version, cache_method)
     output.finish(table.to_dict())
+
+
+def open_listed(images: str, image_list: Path | None) -> ImageSet:
+    """Open a set of images, or just those of a list."""
+    from alexnet_edge.dataset import open_images
+    from alexnet_edge.quantize.image_list import pick_images, read_image_list
+
+    if image_list is None:
+        return open_images(images)
+    digests = read_image_list(image_list)
+    return pick_images(
+        open_images(images), digests, hint=f"give the folder that {image_list} lists"
+    )
+
+
+def _require_method(name: str) -> None:
+    from alexnet_edge.errors import TableError
+    from alexnet_edge.quantize.thresholds import METHODS
+
+    if name not in METHODS:
+        raise TableError(f"method '{name}' is unknown", hint=f"one of {', '.join(METHODS)}")
+
+
+def _rank_into(
+    output: Output, model: Path, table: CalibrationTable, target: Path
+) -> CalibrationTable:
+    """Choose for both dialects and save the choices with the table."""
+    import dataclasses
+
+    from alexnet_edge.quantize.scales import CPU, TENSORRT
+    from alexnet_edge.quantize.table import load_table
+
+    choices = {
+        dialect.name: choose_method(output, model, table, dialect).to_dict()
+        for dialect in (CPU, TENSORRT)
+    }
+    dataclasses.replace(table, choices=choices).save(target)
+    return load_table(target)
+
+
+def _write_cache(
+    output: Output, table: CalibrationTable, path: Path, version: str, method: str
+) -> None:
+    from alexnet_edge.quantize.trt_cache import CalibrationCache, parse_version
+
+    algorithm = "MinMaxCalibration" if method == "minmax" else "EntropyCalibration2"
+    amax = {name: found.amax for name, found in table.ranges(method).items()}
+    CalibrationCache(parse_version(version), algorithm, amax).save(path)
+    output.say(f"{path}: {len(amax)} tensors, {algorithm} of TensorRT {version}, method {method}")
+
+
+def choose_method(
+    output: Output,
+    model: Path,
+    table: CalibrationTable,
+    dialect: Dialect,
+    method: str = "auto",
+    images: ImageSet | None = None,
+    folder: Path | None = None,
+) -> Choice:
+    """Decide with a progress bar, and print the ranking where there is one."""
+    from alexnet_edge.quantize.choose import decide
+
+    with progress_bar("choosing") as update:
+        choice = decide(
+            model, table, dialect, method, images=images, folder=folder,
+            on_progress=lambda what, done, total: update(done, total, what),
+        )  # fmt: skip
+    if choice.trials:
+        listing = new_table(
+            f"{dialect.name}, {choice.images} held-out images", "logit SQNR dB", "KL", "kept"
+        )
+        for trial in choice.trials:
+            sqnr = "∞" if trial.logit_sqnr_db is None else f"{trial.logit_sqnr_db:.1f}"
+            listing.add_row(trial.candidate, sqnr, f"{trial.kl:.2g}", "✓" if trial.kept else "")
+        output.show(listing)
+    return choice
 
 
 def default_table(model: Path) -> Path:
@@ -88,19 +202,18 @@ def default_table(model: Path) -> Path:
 def calibrate_into(
     output: Output,
     model: Path,
-    images: str,
+    images: ImageSet,
     target: Path,
     settings: CalibrationSettings,
     preprocess: PreprocessSpec | None,
 ) -> CalibrationTable:
     """Calibrate with a progress bar and save the table."""
-    from alexnet_edge.dataset import open_images
     from alexnet_edge.quantize.calibrate import calibrate as run
     from alexnet_edge.quantize.table import load_table
 
     with progress_bar("calibrating") as update:
         table = run(
-            model, open_images(images), settings, preprocess=preprocess,
+            model, images, settings, preprocess=preprocess,
             on_progress=lambda at: update(
                 at.done, at.total,
                 f"{at.images_per_second:.0f} images/s · {duration(at.seconds_left)} left",

@@ -16,7 +16,7 @@ from alexnet_edge.cli._shared import (
     new_table,
     progress_bar,
 )
-from alexnet_edge.cli.calibrate import calibrate_into
+from alexnet_edge.cli.calibrate import calibrate_into, choose_method
 
 if TYPE_CHECKING:
     from alexnet_edge.bench import BenchResult
@@ -132,6 +132,7 @@ class _Demo:
 
     def table(self) -> CalibrationTable:
         """Calibrate, or keep a table of this graph."""
+        from alexnet_edge.dataset import open_images
         from alexnet_edge.errors import AlexnetEdgeError
         from alexnet_edge.graph import read_graph
         from alexnet_edge.quantize.calibrate import CalibrationSettings
@@ -146,7 +147,7 @@ class _Demo:
                 return table
         settings = CalibrationSettings(max_images=CALIBRATION_IMAGES)
         return calibrate_into(
-            self.output, self.onnx, "digits:train", self.table_path, settings, None
+            self.output, self.onnx, open_images("digits:train"), self.table_path, settings, None
         )
 
     def engine(self, precision: str, table: CalibrationTable | None) -> Path:
@@ -164,7 +165,10 @@ class _Demo:
             if (manifest.model_sha256, manifest.table_sha256) == made_from:
                 self._kept(f"build {precision}", out)
                 return out
-        manifest = build_engine(self.onnx, out, settings, table=table)
+        choice = None
+        if table is not None:
+            choice = choose_method(self.output, self.onnx, table, settings.dialect)
+        manifest = build_engine(self.onnx, out, settings, table=table, choice=choice)
         layers = sum(layer.precision == precision for layer in manifest.layers)
         self._done(f"build {precision}", out, f"{layers} weighted layers in {precision}")
         return out

@@ -8,9 +8,12 @@ manifest = build_engine(
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from alexnet_edge.artifacts import atomic_path, sha256_file
@@ -24,13 +27,15 @@ from alexnet_edge.machine import has_vnni
 from alexnet_edge.manifest import Manifest
 from alexnet_edge.preprocess import PreprocessSpec
 from alexnet_edge.quantize.calibrate import require_preprocess
+from alexnet_edge.quantize.choose import AUTO, Choice, decide
 from alexnet_edge.quantize.fp16 import convert_to_fp16
 from alexnet_edge.quantize.layers import prepare, weighted_layers
-from alexnet_edge.quantize.qdq import TENSORRT, Dialect, insert_qdq
-from alexnet_edge.quantize.table import CalibrationTable
+from alexnet_edge.quantize.qdq import QdqOptions, insert_qdq
+from alexnet_edge.quantize.scales import TENSORRT, Dialect
+from alexnet_edge.quantize.table import CalibrationTable, Range
+from alexnet_edge.quantize.trt_cache import CalibrationCache
 
 RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt-rtx")
-DEFAULT_METHOD = "minmax"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +45,9 @@ class BuildSettings:
     Attributes:
         precision: `fp32`, `fp16` or `int8`.
         runtime: `onnxruntime`, `tensorrt` or `tensorrt-rtx`.
-        method: which of the table's ranges to use.
+        method: which of the table's ranges to use; `auto` to choose by evidence.
+        spared: layers that stay in floating point.
+        judgement: why just these, for the manifest.
         batch: sizes for a dynamic batch axis, of TensorRT's runtimes.
         profile: the target board, if named.
         weight_bits: 7 or 8 for the CPU; None to choose by what this CPU has.
@@ -49,7 +56,9 @@ class BuildSettings:
 
     precision: str = "fp32"
     runtime: str = "onnxruntime"
-    method: str = DEFAULT_METHOD
+    method: str = AUTO
+    spared: tuple[str, ...] = ()
+    judgement: Mapping[str, Any] | None = None
     batch: BatchRange = BatchRange()
     profile: Profile | None = None
     weight_bits: int | None = None
@@ -59,6 +68,11 @@ class BuildSettings:
         if self.runtime not in RUNTIMES:
             raise BuildError(
                 f"runtime '{self.runtime}' is unknown", hint=f"one of {', '.join(RUNTIMES)}"
+            )
+        if self.spared and self.precision != "int8":
+            raise BuildError(
+                f"layers are spared from INT8, {self.precision} is built",
+                hint="build --int8, or leave --spare out",
             )
         if self.profile is not None:
             self.profile.require_precision(self.precision)
@@ -89,6 +103,8 @@ def build_engine(
     settings: BuildSettings,
     *,
     table: CalibrationTable | None = None,
+    choice: Choice | None = None,
+    cache: CalibrationCache | None = None,
     preprocess: PreprocessSpec | None = None,
     classes: tuple[str, ...] | None = None,
 ) -> Manifest:
@@ -99,10 +115,15 @@ def build_engine(
         out: the engine's file.
         settings: precision and target.
         table: ranges, for INT8, as `load_table` read them.
+        choice: how to use them, as `choose.decide` gives it; None to decide here by
+            ``settings.method``.
+        cache: ranges instead of a table, of a TensorRT calibration cache. It says nothing of the
+            model that it belongs to, so only its tensors' names are checked.
         preprocess, classes: for a graph whose metadata lacks them.
 
     Raises:
         BuildError: INT8 without a table; a layer that did not become INT8; the vendor refuses.
+        DatasetError: `auto`, and the images of the calibration are not where they were.
         GraphError: the graph is quantized already, or its metadata contradicts the arguments.
         StaleArtifactError: the table belongs to another model or preprocessing.
     """
@@ -117,7 +138,7 @@ def build_engine(
     classes = _choose_classes(graph, classes)
     prepared = prepare(model, path)
     names = tuple(layer.name for layer in weighted_layers(prepared, path))
-    options = _apply_precision(prepared, graph, settings, table, spec)
+    options = _apply_precision(prepared, graph, settings, _Ranges(table, choice, cache), spec)
     job = EngineJob(
         model=prepared, source=path, precision=settings.precision, layers=names,
         input=graph.input, batch=settings.batch,
@@ -176,11 +197,20 @@ def _choose_classes(graph: GraphInfo, given: tuple[str, ...] | None) -> tuple[st
     return classes
 
 
+@dataclasses.dataclass(frozen=True)
+class _Ranges:
+    """A table and how to use it, or a cache, each if there is one."""
+
+    table: CalibrationTable | None
+    choice: Choice | None
+    cache: CalibrationCache | None
+
+
 def _apply_precision(
     prepared: ir.Model,
     graph: GraphInfo,
     settings: BuildSettings,
-    table: CalibrationTable | None,
+    given: _Ranges,
     spec: PreprocessSpec | None,
 ) -> dict[str, Any]:
     """Change the graph to the precision asked for; return what was done, for the manifest."""
@@ -188,30 +218,85 @@ def _apply_precision(
     if settings.runtime != "onnxruntime" and graph.input.batch is None:
         options["batch"] = dataclasses.asdict(settings.batch)
     if settings.precision == "int8":
-        if table is None:
-            raise BuildError(
-                f"{graph.path}: INT8 needs ranges, and there is no calibration table",
-                hint=f"alexnet-edge calibrate {graph.path} --images DIR, then build --int8",
-            )
-        table.require_match(graph, spec)
-        dialect = settings.dialect
-        insert_qdq(prepared, table.ranges(settings.method), dialect, graph.path)
-        options |= {
-            "method": settings.method, "dialect": dialect.name,
-            "weight_bits": dialect.weight_bits, "allow_fallback": settings.allow_fallback,
-        }  # fmt: skip
+        options |= _quantize(prepared, graph, settings, given, spec)
     elif settings.precision == "fp16" and settings.runtime != "onnxruntime":
         convert_to_fp16(prepared, graph.path)
     return options
 
 
+def _quantize(
+    prepared: ir.Model,
+    graph: GraphInfo,
+    settings: BuildSettings,
+    given: _Ranges,
+    spec: PreprocessSpec | None,
+) -> dict[str, Any]:
+    table, dialect = given.table, settings.dialect
+    if given.cache is not None:
+        return _quantize_by_cache(prepared, graph, settings, given.cache)
+    if table is None:
+        raise BuildError(
+            f"{graph.path}: INT8 needs ranges, and there is no calibration table",
+            hint=f"alexnet-edge calibrate {graph.path} --images DIR, then build --int8",
+        )
+    table.require_match(graph, spec)
+    choice = given.choice or decide(graph.path, table, dialect, settings.method)
+    options = QdqOptions(
+        weight_ranges=choice.weight_ranges,
+        bias_corrections={
+            name: np.array(values, np.float32) for name, values in choice.bias_corrections.items()
+        },
+        spared=frozenset(settings.spared),
+    )
+    insert_qdq(prepared, choice.ranges(table.tensors), dialect, graph.path, options)
+    return {
+        "method": choice.method,
+        "methods": dict(choice.methods),
+        "weight_ranges": choice.weight_ranges,
+        "bias_correction": bool(choice.bias_corrections),
+        "ranking": [dataclasses.asdict(trial) for trial in choice.trials],
+        "judged_on": choice.images,
+        "spared": list(settings.spared),
+        "judgement": None if settings.judgement is None else dict(settings.judgement),
+        "dialect": dialect.name,
+        "weight_bits": dialect.weight_bits,
+        "allow_fallback": settings.allow_fallback,
+    }
+
+
+def _quantize_by_cache(
+    prepared: ir.Model, graph: GraphInfo, settings: BuildSettings, cache: CalibrationCache
+) -> dict[str, Any]:
+    if not settings.dialect.symmetric:
+        raise BuildError(
+            "a TensorRT calibration cache holds symmetric ranges, onnxruntime is built with UINT8",
+            hint="build --runtime tensorrt or tensorrt-rtx, or calibrate a table",
+        )
+    ranges = {name: Range(amax, low=-amax, high=amax) for name, amax in cache.amax.items()}
+    options = QdqOptions(spared=frozenset(settings.spared))
+    insert_qdq(prepared, ranges, settings.dialect, graph.path, options)
+    return {
+        "method": "cache",
+        "cache": {
+            "sha256": hashlib.sha256(cache.to_text().encode()).hexdigest(),
+            "algorithm": cache.algorithm,
+            "version": ".".join(map(str, cache.version)),
+        },
+        "spared": list(settings.spared),
+        "dialect": settings.dialect.name,
+        "weight_bits": settings.dialect.weight_bits,
+        "allow_fallback": settings.allow_fallback,
+    }
+
+
 def _require_int8(path: Path, settings: BuildSettings, built: BuiltEngine) -> None:
     if settings.precision != "int8" or settings.allow_fallback:
         return
-    others = [layer for layer in built.layers if layer.precision != "int8"]
+    wanted = [layer for layer in built.layers if layer.name not in settings.spared]
+    others = [layer for layer in wanted if layer.precision != "int8"]
     if others:
         named = ", ".join(f"{layer.name} ({layer.op}: {layer.precision})" for layer in others)
         raise BuildError(
-            f"{path}: {len(others)} of {len(built.layers)} layers did not become INT8: {named}",
+            f"{path}: {len(others)} of {len(wanted)} layers did not become INT8: {named}",
             hint="accept and record that with --allow-fallback",
         )

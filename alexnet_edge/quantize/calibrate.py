@@ -49,6 +49,8 @@ class CalibrationSettings:
         seed: of the choice of images.
         workers: decoding threads; the table does not depend on it.
         max_bad: share of the images that may fail to decode.
+        every_tensor: measure all tensors, as a TensorRT cache needs, not only those that Q/DQ
+            represents; slower.
     """
 
     max_images: int | None = None
@@ -56,6 +58,7 @@ class CalibrationSettings:
     seed: int = 0
     workers: int | None = None
     max_bad: float = 0.01
+    every_tensor: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_images", "batch_size", "workers"):
@@ -144,7 +147,7 @@ def calibrate(
     size = outline.input.batch or settings.batch_size
     batches = [(0, part) for part in _batches(_without(chosen, held_out), size)]
     batches += [(1, part) for part in _batches(held_out, size)]
-    loading = _Loading(model, outline)
+    loading = _Loading(model, outline, every_tensor=settings.every_tensor)
     rest, held = collect(spec, batches, loading.load, workers=workers, on_batch=progress)
     graph = loading.hashed()
     return CalibrationTable(
@@ -163,8 +166,9 @@ def calibrate(
 class _Loading:
     """Prepares the graph while images are decoded, and hashes the file while it runs."""
 
-    def __init__(self, model: onnx.ModelProto, outline: GraphInfo) -> None:
+    def __init__(self, model: onnx.ModelProto, outline: GraphInfo, *, every_tensor: bool) -> None:
         self._model = model
+        self._every_tensor = every_tensor
         self._outline = outline
         hasher = concurrent.futures.ThreadPoolExecutor(1)
         self._hashed = hasher.submit(hash_model, outline, model)
@@ -175,6 +179,7 @@ class _Loading:
         # Imported here, while images are decoded: onnx-ir takes as long as sixty images.
         from alexnet_edge.quantize.layers import (
             QDQ_OPSET,
+            float_tensors,
             prepare,
             quantization_points,
             weighted_layers,
@@ -187,6 +192,8 @@ class _Loading:
             prepared = prepare(self._model, path)
         points = quantization_points(weighted_layers(prepared, path))
         names = list(dict.fromkeys(ranged.name or "" for _, ranged in points))
+        if self._every_tensor:
+            names = list(dict.fromkeys((*names, *float_tensors(prepared))))
         return Network(prepared, self._outline, names)
 
     def hashed(self) -> GraphInfo:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnx
 import onnx.helper
+import onnx.shape_inference
 import onnx.version_converter
 import onnx_ir as ir
 import onnx_ir.passes.common
@@ -151,6 +152,18 @@ def quantization_points(layers: list[WeightedLayer]) -> list[tuple[ir.Value, ir.
         if layer.node.op_type == "Conv" and not result.is_graph_output():
             points.setdefault(id(result), (result, origins.get(id(result), result)))
     return list(points.values())
+
+
+def float_tensors(model: ir.Model) -> list[str]:
+    """Return the names of all float activations: the input's and every node's, in graph order."""
+    inferred = onnx.shape_inference.infer_shapes(ir.to_proto(model)).graph
+    constants = {tensor.name for tensor in inferred.initializer}
+    return [
+        value.name
+        for value in (*inferred.input, *inferred.value_info, *inferred.output)
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+        and value.name not in constants
+    ]
 
 
 def _origin(value: ir.Value) -> ir.Value:

@@ -33,48 +33,41 @@ from alexnet_edge.errors import GraphError, TableError
 from alexnet_edge.graph import constant
 from alexnet_edge.preprocess import AnyArray
 from alexnet_edge.quantize.layers import WeightedLayer, quantization_points, weighted_layers
+from alexnet_edge.quantize.scales import (
+    Dialect,
+    activation_parameters,
+    round_weight,
+    weight_scales,
+)
 from alexnet_edge.quantize.table import Range
 
 FloatArray = npt.NDArray[np.float32]
-
-MIN_SCALE = 2.0**-40
-"""Scales must be positive even for a tensor that is always 0."""
 
 _BIAS_MAX = 2**30
 """Of a bias in INT32: the rest is room for the sum of 33,000 products, 127 · 255 at most."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Dialect:
-    """How a target wants its Q/DQ.
+class QdqOptions:
+    """What may be done beyond plain ranges.
 
     Attributes:
-        name: `tensorrt` or `cpu`.
-        weight_bits: 8, or 7 where UINT8 × INT8 sums saturate at 16 bits.
+        weight_ranges: how weights are scaled: `minmax` or `mse` (see `scales.weight_scales`).
+        bias_corrections: layer name to (channels,) that is added to its bias.
+        spared: names of layers that stay in floating point.
     """
 
-    name: str
-    weight_bits: int = 8
-
-    @property
-    def quantizes_results(self) -> bool:
-        """Whether results of convolutions are quantized even where a float operator reads them.
-
-        ONNX Runtime's integer convolution writes integers only.
-        """
-        return self.name == "cpu"
-
-    @property
-    def largest_weight(self) -> int:
-        """The largest quantized weight: 127 or 63."""
-        return int(2 ** (self.weight_bits - 1) - 1)
-
-
-TENSORRT = Dialect("tensorrt")
+    weight_ranges: str = "minmax"
+    bias_corrections: Mapping[str, FloatArray] = dataclasses.field(default_factory=dict)
+    spared: frozenset[str] = frozenset()
 
 
 def insert_qdq(
-    model: ir.Model, ranges: Mapping[str, Range], dialect: Dialect, path: Path
+    model: ir.Model,
+    ranges: Mapping[str, Range],
+    dialect: Dialect,
+    path: Path,
+    options: QdqOptions | None = None,
 ) -> list[WeightedLayer]:
     """Insert Q/DQ in place.
 
@@ -83,26 +76,33 @@ def insert_qdq(
         ranges: by activation name.
         dialect: of the target.
         path: the model's file, for errors.
+        options: corrections, and layers to spare.
 
     Returns:
-        The layers that are quantized now: all weighted layers, in graph order.
+        The layers that are quantized now, in graph order.
 
     Raises:
-        GraphError: the model holds Q/DQ already, or has no weighted layer.
+        GraphError: the model holds Q/DQ already, or has no weighted layer, or none of a name that
+            is to be spared, or all are.
         TableError: a tensor has no range.
     """
     if any(node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in model.graph):
         raise GraphError(f"{path}: is quantized already", hint="give the FP32 graph")
-    layers = weighted_layers(model, path)
+    options = options or QdqOptions()
+    every = weighted_layers(model, path)
+    layers = _not_spared(every, options.spared, path)
     inputs = [layer.activation.name or "" for layer in layers]
-    writer = _QdqWriter(model.graph, dialect)
+    wanted = set(inputs)
+    if dialect.quantizes_results:
+        wanted |= {layer.result.name or "" for layer in layers}
+    writer = _QdqWriter(model.graph, dialect, options)
     scales = {}
-    for value, ranged in quantization_points(layers):
-        if not dialect.quantizes_results and value.name not in inputs:
+    for value, ranged in quantization_points(every):
+        if value.name not in wanted:
             continue
         if ranged.name not in ranges:
             raise TableError(
-                f"the calibration table has no range for tensor '{ranged.name}' of {path}",
+                f"there is no range for tensor '{ranged.name}' of {path}",
                 hint=f"alexnet-edge calibrate {path} --images DIR",
             )
         scales[value.name or ""] = writer.quantize_activation(value, ranges[ranged.name or ""])
@@ -111,16 +111,33 @@ def insert_qdq(
     return layers
 
 
+def _not_spared(
+    layers: list[WeightedLayer], spared: frozenset[str], path: Path
+) -> list[WeightedLayer]:
+    names = [layer.name for layer in layers]
+    unknown = sorted(spared.difference(names))
+    if unknown:
+        raise GraphError(
+            f"{path}: has no layer '{unknown[0]}' to spare", hint=f"it has {', '.join(names)}"
+        )
+    if len(spared) == len(layers):
+        raise GraphError(
+            f"{path}: every layer would be spared, nothing quantized", hint="build --fp32"
+        )
+    return [layer for layer in layers if layer.name not in spared]
+
+
 class _QdqWriter:
-    def __init__(self, graph: ir.Graph, dialect: Dialect) -> None:
+    def __init__(self, graph: ir.Graph, dialect: Dialect, options: QdqOptions) -> None:
         self._graph = graph
         self._dialect = dialect
+        self._options = options
 
     def quantize_activation(self, value: ir.Value, found: Range) -> float:
         """Make every reader of ``value`` read it through Q and DQ; return the scale."""
-        scale, zero_point = self._activation_parameters(found)
+        scale, zero_point = activation_parameters(found, self._dialect)
         parameters = (
-            self._constant(f"{value.name}.scale", np.float32(scale)),
+            self._constant(f"{value.name}.scale", scale),
             self._constant(f"{value.name}.zero_point", zero_point),
         )
         readers = list(value.uses())
@@ -132,15 +149,20 @@ class _QdqWriter:
             self._graph.insert_after(first, pair)
         for reader, index in readers:
             reader.replace_input_with(index, pair[1].outputs[0])
-        return scale
+        return float(scale)
 
     def quantize_layer(self, layer: WeightedLayer, activation_scale: float) -> None:
         """Make ``layer`` read its weight, and in the `cpu` dialect its bias, through DQ."""
         stored = layer.weight
         weight = _array(stored).astype(np.float32)
-        scales = self._weight_scales(weight, layer.axis)
-        bias = self._integer_bias(layer, len(scales))
-        if bias is not None:
+        scales = weight_scales(weight, layer.axis, self._dialect, self._options.weight_ranges)
+        bias = self._constant_bias(layer, len(scales))
+        correction = self._options.bias_corrections.get(layer.name)
+        if bias is not None and correction is not None:
+            bias = bias + correction
+            corrected = self._constant(f"{layer.name}.bias.corrected", bias)
+            self._replace_constant(layer.node, 2, corrected)
+        if bias is not None and self._dialect.name == "cpu":
             # A channel without weights, or one that reads nothing, has a bias all the same: the
             # step must be wide enough for INT32 to hold it.
             widest = np.abs(bias) / (activation_scale * _BIAS_MAX)
@@ -152,7 +174,7 @@ class _QdqWriter:
         if self._dialect.name == "tensorrt":
             nodes = self._pair(stored, parameters, layer.axis)
         else:
-            rounded = self._round(weight, scales, layer.axis)
+            rounded = round_weight(weight, scales, layer.axis, self._dialect)
             integers = self._constant(f"{layer.name}.weight.int8", rounded)
             nodes = [self._dequantize(integers, parameters, layer.axis)]
             if bias is not None:
@@ -160,30 +182,9 @@ class _QdqWriter:
         self._graph.insert_before(layer.node, nodes)
         self._replace_constant(layer.node, 1, nodes[-1].outputs[0])
 
-    def _activation_parameters(self, found: Range) -> tuple[float, AnyArray]:
-        if self._dialect.name == "tensorrt":
-            return max(found.amax / 127, MIN_SCALE), np.array(0, np.int8)
-        low, high = min(found.low, 0.0), max(found.high, 0.0)
-        scale = max((high - low) / 255, MIN_SCALE)
-        return scale, np.array(round(-low / scale), np.uint8)
-
-    def _weight_scales(self, weight: FloatArray, axis: int) -> FloatArray:
-        others = tuple(i for i in range(weight.ndim) if i != axis)
-        amax = np.abs(weight).max(axis=others)
-        scales: FloatArray = np.maximum(amax / self._dialect.largest_weight, MIN_SCALE)
-        return scales.astype(np.float32)
-
-    def _round(self, weight: FloatArray, scales: FloatArray, axis: int) -> AnyArray:
-        largest = self._dialect.largest_weight
-        along = scales.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
-        rounded = np.clip(np.rint(weight / along), -largest, largest)
-        return np.asarray(rounded, np.int8)
-
-    def _integer_bias(self, layer: WeightedLayer, channels: int) -> FloatArray | None:
-        """Return the bias (channels,) that is to be stored as integers, or None: it stays FP32."""
-        if self._dialect.name == "tensorrt" or layer.bias is None:
-            return None
-        if layer.bias.const_value is None:
+    def _constant_bias(self, layer: WeightedLayer, channels: int) -> FloatArray | None:
+        """Return the bias (channels,), or None where there is none, or none of that size."""
+        if layer.bias is None or layer.bias.const_value is None:
             return None
         bias = _array(layer.bias).astype(np.float32)
         return bias.reshape(channels) if bias.size == channels else None

@@ -15,7 +15,11 @@ def load_recipe(name: str) -> CalibrationSettings:
     Raises:
         TableError: it is unknown, has an unknown key, or a value of the wrong type or range.
     """
-    fields = [field.name for field in dataclasses.fields(CalibrationSettings)]
+    fields = [
+        field.name
+        for field in dataclasses.fields(CalibrationSettings)
+        if field.name != "every_tensor"  # depends on what is asked for, not on the images
+    ]
     values = read_named("recipe", name, keys=["description", *fields])
     values.pop("description", None)
     for key, value in values.items():

@@ -50,6 +50,7 @@ class CalibrationTable:
         tensors_without_held_out: the same, measured without the images that are held out.
         parameters: of the methods; ranges by others are not comparable.
         tool: versions of what measured.
+        choices: dialect to a `choose.Choice` as JSON, where methods were ranked already.
         sha256: of the file that it was read from; empty before it is saved.
     """
 
@@ -62,6 +63,7 @@ class CalibrationTable:
     tensors_without_held_out: Mapping[str, Mapping[str, Range]]
     parameters: Mapping[str, object]
     tool: Mapping[str, str]
+    choices: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     sha256: str = dataclasses.field(default="", compare=False)
 
     @property
@@ -128,6 +130,7 @@ class CalibrationTable:
             "tensors": _ranges_to_dict(self.tensors),
             "tensors_without_held_out": _ranges_to_dict(self.tensors_without_held_out),
             "tool": dict(self.tool),
+            "choices": dict(self.choices),
         }
 
     def save(self, path: Path) -> None:
@@ -159,6 +162,7 @@ def load_table(path: Path) -> CalibrationTable:
             tensors_without_held_out=_read_ranges(path, raw["tensors_without_held_out"]),
             parameters=dict(raw["parameters"]),
             tool=dict(raw["tool"]),
+            choices=dict(raw["choices"]),
             sha256=sha256_file(path),
         )
         if not table.tensors or not table.methods:

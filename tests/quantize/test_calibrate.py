@@ -19,7 +19,8 @@ from alexnet_edge.model import load_checkpoint
 from alexnet_edge.preprocess import PreprocessSpec
 from alexnet_edge.quantize.calibrate import CalibrationSettings, calibrate
 from alexnet_edge.quantize.layers import prepare, weighted_layers
-from alexnet_edge.quantize.qdq import TENSORRT, insert_qdq, ir
+from alexnet_edge.quantize.qdq import insert_qdq, ir
+from alexnet_edge.quantize.scales import TENSORRT
 from alexnet_edge.quantize.table import load_table
 from alexnet_edge.quantize.thresholds import METHODS
 from tests.foreign import INPUT, SPEC, WEIGHTED, write_foreign

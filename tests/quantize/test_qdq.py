@@ -23,7 +23,8 @@ from alexnet_edge.model import Architecture, Checkpoint, build_module, load_chec
 from alexnet_edge.preprocess import PreprocessSpec
 from alexnet_edge.quantize.calibrate import CalibrationSettings, calibrate
 from alexnet_edge.quantize.layers import prepare
-from alexnet_edge.quantize.qdq import TENSORRT, Dialect, insert_qdq
+from alexnet_edge.quantize.qdq import insert_qdq
+from alexnet_edge.quantize.scales import TENSORRT, Dialect
 from alexnet_edge.quantize.table import Range, load_table
 from tests.foreign import SPEC, write_foreign
 

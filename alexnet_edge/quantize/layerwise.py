@@ -1,0 +1,385 @@
+"""The network layer by layer, each in float or quantized: where choices are tried out.
+
+Building an engine for every candidate would take seconds each. Here the graph is cut at the
+activations that are quantized, into one small graph for each weighted layer; scales, zero points,
+weights and biases are inputs. So any setting of any layer runs at once, from an activation that an
+earlier run has left: a change in the last layer costs the last layer.
+
+    network = Layerwise(Path("alexnet.onnx"), CPU)
+    activations = network.begin(batch)
+    logits = network.finish(0, activations, [FLOAT] * len(network.layers))
+
+Arithmetic is float32 on values that quantization has rounded; an engine's integers give the same
+up to ties and the last digit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnx.helper
+import onnx_ir as ir
+
+from alexnet_edge.errors import GraphError
+from alexnet_edge.graph import describe_model, load_bare, load_onnx, load_weights
+from alexnet_edge.preprocess import AnyArray
+from alexnet_edge.quantize.layers import (
+    QDQ_OPSET,
+    WeightedLayer,
+    prepare,
+    quantization_points,
+    weighted_layers,
+)
+from alexnet_edge.quantize.scales import (
+    Dialect,
+    FloatArray,
+    activation_parameters,
+    dequantize_weight,
+    round_weight,
+    weight_scales,
+)
+from alexnet_edge.quantize.table import Range
+from alexnet_edge.runtimes.base import RuntimeOptions
+from alexnet_edge.runtimes.ort import create_session
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Activations = list[AnyArray]
+"""One tensor for each chunk of images, all at the same place of the network."""
+
+_CHUNK = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSetting:
+    """How one layer runs.
+
+    Attributes:
+        activation: range of its input; None where that stays float.
+        result: range of its result, where a dialect quantizes that and no later layer's input is
+            the same values; None where it stays float.
+        weights: `float32`, or how quantized weights are scaled: `minmax`, `mse`.
+        correction: (channels,) added to the bias.
+    """
+
+    activation: Range | None = None
+    result: Range | None = None
+    weights: str = "float32"
+    correction: FloatArray | None = None
+
+
+FLOAT = LayerSetting()
+
+
+class Layerwise:
+    """A network, cut.
+
+    Attributes:
+        path: its file.
+        dialect: whose integers are simulated.
+        layers: names of the weighted layers in order.
+        activations: for each layer, the tensor whose range its input takes.
+        results: for each layer, the tensor whose range its result takes where that is quantized
+            by itself (see `LayerSetting.result`), else None.
+
+    Raises:
+        GraphError: the layers are no chain: one reads more than the one before it gives.
+    """
+
+    def __init__(self, path: Path, dialect: Dialect) -> None:
+        self.path, self.dialect = path, dialect
+        model = load_bare(path)
+        self.graph = describe_model(model, path)
+        if self.graph.opset < QDQ_OPSET:
+            model = load_onnx(path)  # converting needs the weights
+        weights = load_weights(model, path)
+        prepared = prepare(model, path)
+        self._layers = weighted_layers(prepared, path)
+        self.layers = [layer.name for layer in self._layers]
+        ranged = {
+            value.name or "": source.name or ""
+            for value, source in quantization_points(self._layers)
+        }
+        self.activations = [ranged[layer.activation.name or ""] for layer in self._layers]
+        self.results = [self._own_result(layer, ranged) for layer in self._layers]
+        self._weights = [_array(layer.weight, weights) for layer in self._layers]
+        self._biases = [_bias(layer, weights) for layer in self._layers]
+        self._cutter = _Cutter(ir.to_proto(prepared), path, dialect)
+        self._quantized: dict[tuple[int, str], FloatArray] = {}
+        self._sessions: dict[tuple[int, bool, bool], onnxruntime.InferenceSession] = {}
+        self._output = _logits_name(prepared)
+
+    def has_bias(self, layer: int) -> bool:
+        """Whether a layer has a bias that a correction can be added to."""
+        return self._biases[layer] is not None
+
+    def begin(self, batch: AnyArray) -> Activations:
+        """Return the first layer's input for a batch as `PreprocessSpec.to_input` gives it."""
+        size = self.graph.input.batch or _CHUNK
+        chunks = [batch[start : start + size] for start in range(0, len(batch), size)]
+        if self.graph.input.batch is not None:
+            rows = range(size)
+            chunks = [chunk.take(rows, axis=0, mode="wrap") for chunk in chunks]
+        first = self._layers[0].activation.name or ""
+        if first == self.graph.input.name:
+            return chunks
+        proto = self._cutter.cut(self.graph.input.name, first, self.graph.input.dtype)
+        session = self._open(proto)
+        return [session.run([first], {self.graph.input.name: chunk})[0] for chunk in chunks]
+
+    def step(
+        self, layer: int, activations: Activations, setting: LayerSetting
+    ) -> tuple[Activations, Activations]:
+        """Run one layer.
+
+        Returns:
+            The next layer's input, or the logits after the last; and the layer's own output before
+            its activation function, averaged over each image: (N, channels).
+        """
+        session = self._session(layer, setting)
+        source = self._layers[layer].activation.name or ""
+        feeds = self._feeds(layer, setting)
+        given = {item.name for item in session.get_inputs()}
+        feeds = {name: value for name, value in feeds.items() if name in given}
+        pairs = [session.run(None, {source: chunk, **feeds}) for chunk in activations]
+        return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+    def finish(
+        self, layer: int, activations: Activations, settings: Sequence[LayerSetting]
+    ) -> AnyArray:
+        """Run from one layer's input to the logits.
+
+        Args:
+            layer: index of the first layer to run.
+            activations: its input.
+            settings: of all layers.
+
+        Returns:
+            (N, classes); for a fixed batch size the last chunk's fill is among them.
+        """
+        for index in range(layer, len(self.layers)):
+            activations, _ = self.step(index, activations, settings[index])
+        return np.concatenate(activations)
+
+    def settings(
+        self,
+        ranges: Mapping[str, Range],
+        *,
+        weights: str = "minmax",
+        spared: frozenset[str] = frozenset(),
+        corrections: Mapping[str, FloatArray] | None = None,
+    ) -> list[LayerSetting]:
+        """Return what the Q/DQ pass would make of every layer.
+
+        In the `cpu` dialect a layer that is not spared writes integers, so a spared layer behind
+        it still reads rounded values.
+        """
+        settings = []
+        integers_come = False
+        for index, layer in enumerate(self._layers):
+            quantized = layer.name not in spared
+            activation = ranges[self.activations[index]] if quantized or integers_come else None
+            result = self.results[index]
+            settings.append(
+                LayerSetting(
+                    activation=activation,
+                    result=ranges[result] if result and quantized else None,
+                    weights=weights if quantized else "float32",
+                    correction=(corrections or {}).get(layer.name) if quantized else None,
+                )
+            )
+            integers_come = quantized and self.dialect.quantizes_results and result is None
+        return settings
+
+    def _own_result(self, layer: WeightedLayer, ranged: Mapping[str, str]) -> str | None:
+        name = layer.result.name or ""
+        inputs = {other.activation.name for other in self._layers}
+        own = self.dialect.quantizes_results and ranged.get(name) == name and name not in inputs
+        return name if own else None
+
+    def _feeds(self, index: int, setting: LayerSetting) -> dict[str, AnyArray]:
+        layer = self._layers[index]
+        feeds: dict[str, AnyArray] = {layer.weight.name or "": self._weight(index, setting.weights)}
+        bias = self._biases[index]
+        if bias is not None and layer.bias is not None:
+            shifted = bias if setting.correction is None else bias + setting.correction
+            feeds[layer.bias.name or ""] = shifted
+        for prefix, found in (("activation", setting.activation), ("result", setting.result)):
+            if found is not None:
+                scale, zero_point = activation_parameters(found, self.dialect)
+                feeds[f"{prefix}.scale"] = np.asarray(scale)
+                feeds[f"{prefix}.zero_point"] = zero_point
+        return feeds
+
+    def _weight(self, index: int, kind: str) -> FloatArray:
+        weight = self._weights[index]
+        if kind == "float32":
+            return weight
+        key = (index, kind)
+        if key not in self._quantized:
+            axis = self._layers[index].axis
+            scales = weight_scales(weight, axis, self.dialect, kind)
+            integers = round_weight(weight, scales, axis, self.dialect)
+            self._quantized[key] = dequantize_weight(integers, scales, axis)
+        return self._quantized[key]
+
+    def _session(self, index: int, setting: LayerSetting) -> onnxruntime.InferenceSession:
+        key = (index, setting.activation is not None, setting.result is not None)
+        if key not in self._sessions:
+            layer = self._layers[index]
+            following = self._layers[index + 1 : index + 2]
+            target = following[0].activation.name if following else self._output
+            self._sessions[key] = self._open(
+                self._cutter.cut_layer(layer, target or "", activation=key[1], result=key[2])
+            )
+        return self._sessions[key]
+
+    def _open(self, proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
+        serialized = proto.SerializeToString()
+        return create_session(serialized, RuntimeOptions(), folder=self.path.parent)
+
+
+class _Cutter:
+    """Cuts pieces out of a graph: everything between one tensor and a later one."""
+
+    def __init__(self, model: onnx.ModelProto, path: Path, dialect: Dialect) -> None:
+        self._path = path
+        self._dialect = dialect
+        self._model = model
+        self._producers = {name: node for node in model.graph.node for name in node.output}
+        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
+
+    def cut(self, source: str, target: str, dtype: str) -> onnx.ModelProto:
+        """Return the graph that computes ``target`` from ``source`` alone."""
+        kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        return self._model_of(self._between(source, target), [_info(source, kind)], [target], ())
+
+    def cut_layer(
+        self, layer: WeightedLayer, target: str, *, activation: bool, result: bool
+    ) -> onnx.ModelProto:
+        """Return a layer's graph from its input to ``target``, and the mean of its own output.
+
+        Its weight and bias are inputs, and so are the scale and zero point of what is quantized.
+        """
+        source = layer.activation.name or ""
+        nodes = self._between(source, target)
+        free = [layer.weight, *([layer.bias] if layer.bias is not None else [])]
+        inputs = [_info(source)]
+        inputs += [_info(value.name or "") for value in free if value.const_value is not None]
+        own = layer.node.outputs[0].name or ""
+        if activation:
+            self._insert_pair(nodes, source, "activation", inputs)
+        if result:
+            self._insert_pair(nodes, layer.result.name or "", "result", inputs)
+        nodes += _mean_of_each_image(own, layer.node.op_type)
+        return self._model_of(
+            nodes, inputs, [target, "layer.mean"], [value.name or "" for value in free]
+        )
+
+    def _between(self, source: str, target: str) -> list[onnx.NodeProto]:
+        wanted, found = [target], set()
+        while wanted:
+            name = wanted.pop()
+            if name == source or name in self._constants or name == "":
+                continue
+            node = self._producers.get(name)
+            if node is None:
+                raise GraphError(
+                    f"{self._path}: '{target}' depends on more than '{source}'",
+                    hint="choosing by evidence needs a chain of layers; name a --method",
+                )
+            if node.output[0] not in found:
+                found.add(node.output[0])
+                wanted += node.input
+        return [
+            onnx.NodeProto.FromString(node.SerializeToString())
+            for node in self._model.graph.node
+            if node.output[0] in found
+        ]
+
+    def _insert_pair(
+        self,
+        nodes: list[onnx.NodeProto],
+        tensor: str,
+        prefix: str,
+        inputs: list[onnx.ValueInfoProto],
+    ) -> None:
+        """Make the nodes read ``tensor`` through Q and DQ whose parameters are inputs."""
+        integer = onnx.TensorProto.INT8 if self._dialect.symmetric else onnx.TensorProto.UINT8
+        parameters = [f"{prefix}.scale", f"{prefix}.zero_point"]
+        inputs += [_info(parameters[0]), _info(parameters[1], integer)]
+        rounded = f"{prefix}.rounded"
+        for node in nodes:
+            node.input[:] = [rounded if name == tensor else name for name in node.input]
+        pair = [
+            onnx.helper.make_node("QuantizeLinear", [tensor, *parameters], [f"{prefix}.integers"]),
+            onnx.helper.make_node(
+                "DequantizeLinear", [f"{prefix}.integers", *parameters], [rounded]
+            ),
+        ]
+        position = next((i + 1 for i, node in enumerate(nodes) if tensor in node.output), 0)
+        nodes[position:position] = pair
+
+    def _model_of(
+        self,
+        nodes: list[onnx.NodeProto],
+        inputs: list[onnx.ValueInfoProto],
+        outputs: Sequence[str],
+        free: Sequence[str],
+    ) -> onnx.ModelProto:
+        used = {name for node in nodes for name in node.input}
+        constants = [
+            tensor for name, tensor in self._constants.items() if name in used and name not in free
+        ]
+        graph = onnx.helper.make_graph(
+            nodes, "piece", inputs, [_info(name) for name in outputs], constants
+        )
+        return onnx.helper.make_model(
+            graph,
+            opset_imports=self._model.opset_import,
+            ir_version=self._model.ir_version,
+        )
+
+
+def _mean_of_each_image(output: str, op_type: str) -> list[onnx.NodeProto]:
+    """Return nodes that average (N, C, H, W) to (N, C); (N, C) stays as it is."""
+    if op_type != "Conv":
+        return [onnx.helper.make_node("Identity", [output], ["layer.mean"])]
+    return [
+        onnx.helper.make_node("GlobalAveragePool", [output], ["layer.pooled"]),
+        onnx.helper.make_node("Flatten", ["layer.pooled"], ["layer.mean"], axis=1),
+    ]
+
+
+def _info(name: str, kind: int = onnx.TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(name, kind, None)
+
+
+def _logits_name(prepared: ir.Model) -> str:
+    """Return the tensor that a last softmax reads, or the output where there is none."""
+    output = prepared.graph.outputs[0]
+    node = output.producer()
+    if node is not None and node.op_type == "Softmax" and node.inputs[0] is not None:
+        return node.inputs[0].name or ""
+    return output.name or ""
+
+
+def _array(value: ir.Value, weights: Mapping[str, AnyArray]) -> FloatArray:
+    found = weights.get(value.name or "")
+    if found is None:
+        if value.const_value is None:
+            raise GraphError(f"'{value.name}' is not constant", hint="fold constants on export")
+        found = value.const_value.numpy()
+    return np.ascontiguousarray(found, np.float32)
+
+
+def _bias(layer: WeightedLayer, weights: Mapping[str, AnyArray]) -> FloatArray | None:
+    if layer.bias is None or layer.bias.const_value is None:
+        return None
+    return _array(layer.bias, weights).reshape(-1)

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check signs clean
+.PHONY: demo test check signs bench-calibration clean
 
 demo: $(VENV)/.demo            ## the whole chain on bundled data, under four minutes
 	$(BIN)/alexnet-edge demo --workdir demo
@@ -22,12 +22,19 @@ check: $(VENV)/.test           ## format, lint, types, import directions, tests
 signs: $(VENV)/.demo           ## benchmarks/signs.py: the chain at full size on camera photos
 	$(BIN)/python benchmarks/signs.py
 
+bench-calibration: $(VENV)/.peers  ## benchmarks/calibration.py: beside the peers; needs signs
+	$(BIN)/python benchmarks/calibration.py
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) torch
 	$(PIP) --editable ".[cpu,train,demo,rtx]"
+	touch $@
+
+$(VENV)/.peers: $(VENV)/.demo
+	$(PIP) --editable ".[peers]"
 	touch $@
 
 $(VENV)/.test: $(VENV)/.demo

@@ -18,7 +18,7 @@ import contextlib
 import math
 import mmap
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import onnx
@@ -43,7 +43,8 @@ def read_bare(path: Path) -> onnx.ModelProto:
     """
     with _mapped(path) as view:
         model = onnx.ModelProto()
-        model.ParseFromString(_strip(view, 0, len(view), _RAW_DATA, path.name))
+        # ONNX Runtime refuses a link that leads out of its folder, so the file itself is named.
+        model.ParseFromString(_strip(view, 0, len(view), _RAW_DATA, path.resolve().name))
         return model
 
 
@@ -70,15 +71,18 @@ def open_weight(tensor: onnx.TensorProto, folder: Path) -> Iterator[memoryview]:
 
     Raises:
         OSError: the file is missing.
-        ValueError: they do not fill the weight's shape.
+        ValueError: they do not fill the weight's shape, or lie outside of the folder.
     """
     place = ExternalDataInfo(tensor)
+    location = PurePath(place.location)
+    if location.is_absolute() or ".." in location.parts:  # onnx and ONNX Runtime refuse it too
+        raise ValueError(f"initializer '{tensor.name}' lies outside of the folder, at {location}")
     item = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     expected = math.prod(tensor.dims) * item
-    with _mapped(folder / place.location) as view:
+    with _mapped(folder / location) as view:
         start = place.offset or 0
         found = min(place.length or expected, len(view) - start)
-        if found != expected:
+        if found != expected or min([start, *tensor.dims]) < 0:
             raise ValueError(f"initializer '{tensor.name}' has {found} bytes, its shape {expected}")
         with view[start : start + expected] as part:
             yield part
@@ -96,15 +100,15 @@ def _mapped(path: Path) -> Iterator[memoryview]:
 
 def _strip(view: memoryview, start: int, end: int, path: Sequence[int], name: str) -> bytes:
     """Return the message in view[start:end] without the large fields at the end of ``path``."""
-    chunks: list[bytes | memoryview] = []
+    chunks: list[bytes] = []  # copies: a view that an error keeps alive keeps the file mapped
     for number, wire, begin, value, stop in _fields(view, start, end):
         if number != path[0] or wire != _BYTES:
-            chunks.append(view[begin:stop])
+            chunks.append(bytes(view[begin:stop]))
         elif len(path) > 1:
             inner = _strip(view, value, stop, path[1:], name)
             chunks += (_varint(number << 3 | wire), _varint(len(inner)), inner)
         elif stop - value <= SMALL_BYTES:
-            chunks.append(view[begin:stop])
+            chunks.append(bytes(view[begin:stop]))
         else:
             chunks.append(_reference(name, value, stop - value))
     return b"".join(chunks)

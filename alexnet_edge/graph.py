@@ -77,6 +77,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     require_file(path, hint=_EXPORT_HINT)
     with _naming(path):
         model = onnx.load(path)
+        _require_text(model)
         onnx.checker.check_model(_without_weights(model))
     return model
 
@@ -90,8 +91,14 @@ def load_bare(path: Path) -> onnx.ModelProto:
     require_file(path, hint=_EXPORT_HINT)
     with _naming(path):
         model = read_bare(path)
+        _require_text(model)
         onnx.checker.check_model(_without_weights(model))
     return model
+
+
+def weights_folder(path: Path) -> Path:
+    """Return where the external data of a bare model lies: beside the file that a link leads to."""
+    return path.resolve().parent
 
 
 def load_weights(model: onnx.ModelProto, path: Path) -> dict[str, AnyArray]:
@@ -101,7 +108,19 @@ def load_weights(model: onnx.ModelProto, path: Path) -> dict[str, AnyArray]:
         GraphError: the bytes of one do not fill its shape.
     """
     with _naming(path):
-        return read_weights(model, path.parent)
+        return read_weights(model, weights_folder(path))
+
+
+def _require_text(message: Any) -> None:
+    """Refuse strings that are no UTF-8: protobuf gives them as bytes, which fail far from here."""
+    for field, value in message.ListFields():
+        alone = isinstance(value, str | bytes) or hasattr(value, "ListFields")
+        values = [value] if alone else value
+        if field.type == field.TYPE_MESSAGE:
+            for inner in values:
+                _require_text(inner)
+        elif field.type == field.TYPE_STRING and not all(isinstance(text, str) for text in values):
+            raise ValueError(f"{field.full_name} is no UTF-8 text")
 
 
 @contextlib.contextmanager
@@ -256,7 +275,7 @@ def _single_input(model: onnx.ModelProto, path: Path) -> TensorSpec:
             f"{path}: has {len(inputs)} inputs ({', '.join(value.name for value in inputs)})",
             hint="a classifier of images with one input is expected",
         )
-    spec = _tensor_spec(inputs[0])
+    spec = _tensor_spec(inputs[0], path)
     if len(spec.shape) != 4 or None in spec.shape[1:] or 3 not in (spec.shape[1], spec.shape[3]):
         raise GraphError(
             f"{path}: its input is {spec}",
@@ -266,7 +285,7 @@ def _single_input(model: onnx.ModelProto, path: Path) -> TensorSpec:
 
 
 def _single_output(model: onnx.ModelProto, path: Path) -> TensorSpec:
-    specs = [_tensor_spec(value) for value in model.graph.output]
+    specs = [_tensor_spec(value, path) for value in model.graph.output]
     if len(specs) != 1 or len(specs[0].shape) != 2:
         raise GraphError(
             f"{path}: its outputs are {'; '.join(map(str, specs))}",
@@ -275,15 +294,20 @@ def _single_output(model: onnx.ModelProto, path: Path) -> TensorSpec:
     return specs[0]
 
 
-def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
+def _tensor_spec(value: onnx.ValueInfoProto, path: Path) -> TensorSpec:
     tensor = value.type.tensor_type
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    except KeyError:  # a sequence, a map, or a type that this onnx does not know
+        raise GraphError(
+            f"{path}: '{value.name}' is no tensor of a known type",
+            hint="a classifier of one batch of images is expected",
+        ) from None
     shape = tuple(
         axis.dim_value if axis.HasField("dim_value") and axis.dim_value > 0 else None
         for axis in tensor.shape.dim
     )
-    return TensorSpec(
-        value.name, str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)), shape
-    )
+    return TensorSpec(value.name, str(dtype), shape)
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -316,7 +340,7 @@ def _hash_weights(model: onnx.ModelProto, path: Path) -> str:
         for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name):
             digest.update(f"{tensor.name}|{tensor.data_type}|{list(tensor.dims)}|".encode())
             if uses_external_data(tensor):
-                with open_weight(tensor, path.parent) as view:
+                with open_weight(tensor, weights_folder(path)) as view:
                     digest.update(view)
             else:
                 array = onnx.numpy_helper.to_array(tensor)

@@ -189,17 +189,24 @@ class PreprocessSpec:
         left = (pixels.shape[1] - self.crop) // 2
         return pixels[top : top + self.crop, left : left + self.crop]
 
-    def to_input(self, crops: Sequence[UInt8Array]) -> AnyArray:
+    def to_input(self, crops: Sequence[UInt8Array], buffer: AnyArray | None = None) -> AnyArray:
         """Stack crops (crop, crop, 3) into the network's input batch.
+
+        Args:
+            crops: N of them.
+            buffer: memory to write to, for at least N crops; the result is a view of it.
 
         Returns:
             (N, crop, crop, 3) uint8, or (N, 3, crop, crop) float32 equal to
             ``(x / 255 - mean) / std``.
         """
+        if buffer is None:
+            buffer = np.empty((len(crops), *self.input_shape), self.input)
+        batch = buffer[: len(crops)]
         if self.input == "uint8":
-            return np.stack(crops)
+            np.stack(crops, out=batch)
+            return batch
         scale, shift = self.affine
-        batch = np.empty((len(crops), *self.input_shape), np.float32)
         for row, pixels in zip(batch, crops, strict=True):
             np.multiply(pixels.transpose(2, 0, 1), scale, out=row)
             np.add(row, shift, out=row)

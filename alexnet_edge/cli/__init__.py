@@ -20,6 +20,7 @@ from alexnet_edge.cli import (
     export,
     inspect,
     parity,
+    sensitivity,
     summary,
     train,
 )
@@ -34,7 +35,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help answers in half the time
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (train, summary, export, calibrate, build, bench, parity, inspect, doctor, demo):
+for _module in (
+    train, summary, export, calibrate, sensitivity, build, bench, parity, inspect, doctor, demo,
+):  # fmt: skip
     _module.register(app)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alexnet_edge.cli._preprocess import PreprocessOptions, with_preprocess_options
+from alexnet_edge.cli._ranges import RangeSource
 from alexnet_edge.cli._shared import (
     ClassesOption,
     ImagesOption,
@@ -18,13 +19,10 @@ from alexnet_edge.cli._shared import (
     new_table,
     progress_bar,
 )
-from alexnet_edge.cli.calibrate import calibrate_into, choose_method, default_table
 
 if TYPE_CHECKING:
     from alexnet_edge.engine.build import BuildSettings
     from alexnet_edge.engine.profile import BatchRange, Profile
-    from alexnet_edge.preprocess import PreprocessSpec
-    from alexnet_edge.quantize.scales import Dialect
 
 
 def register(app: typer.Typer) -> None:
@@ -81,6 +79,9 @@ def build(
     allow_fallback: Annotated[
         bool, typer.Option("--allow-fallback", help="Accept layers that do not become INT8.")
     ] = False,
+    any_versions: Annotated[
+        bool, typer.Option("--any-versions", help="Accept a table that other versions measured.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="ENGINE", help="(default: beside the model).")
     ] = None,
@@ -98,9 +99,12 @@ def build(
     from alexnet_edge.engine.profile import load_profile
 
     output = Output(json)
-    source = _Source(model, table, images, cache, recipe, method, preprocessing.alone())
+    source = RangeSource(
+        model, table, images, cache, recipe, method, preprocessing.alone(),
+        any_versions=any_versions, judged=max_drop is not None,
+    )  # fmt: skip
     precision = _precision(fp32=fp32, fp16=fp16, int8=int8)
-    source.require_sense(precision, max_drop)
+    _require_sense(source, precision, max_drop)
     board = load_profile(profile) if profile is not None else None
     settings = BuildSettings(
         precision=precision,
@@ -111,12 +115,14 @@ def build(
         profile=board,
         weight_bits=weight_bits,
         allow_fallback=allow_fallback,
+        any_versions=any_versions,
     )
     engine = out or default_out(model, settings)
     names = read_classes(classes) if classes else None
     ranges: dict[str, Any] = {}
     if precision == "int8":
-        ranges = source.open(output, engine, settings.dialect, judged=max_drop is not None)
+        measured = engine.with_name(f"{engine.name}.table.json")
+        ranges = source.open(output, measured, settings.dialect)
     if max_drop is not None and ranges:
         settings = _spare(output, source, settings, ranges, max_drop, names)
     manifest = build_engine(
@@ -135,67 +141,22 @@ def build(
     output.finish(manifest)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Source:
-    """Where INT8 ranges come from, as the options say."""
-
-    model: Path
-    table: Path | None
-    images: str | None
-    cache: Path | None
-    recipe: str
-    method: str
-    preprocess: PreprocessSpec | None
-
-    def require_sense(self, precision: str, max_drop: float | None) -> None:
-        """Refuse options that contradict each other."""
-        given = [self.table, self.images, self.cache, max_drop]
-        if precision != "int8" and any(value is not None for value in given):
-            raise typer.BadParameter(
-                f"--table, --images, --cache and --max-drop are for --int8, not --{precision}"
-            )
-        if self.cache is not None and any(v is not None for v in (self.table, max_drop)):
-            raise typer.BadParameter("--cache stands alone: no --table and no --max-drop with it")
-        if max_drop is not None and self.images is None:
-            raise typer.BadParameter("--max-drop needs --images DIR, labelled by class folders")
-
-    def open(
-        self, output: Output, engine: Path, dialect: Dialect, *, judged: bool
-    ) -> dict[str, Any]:
-        """Return `build_engine`'s table and choice, or cache.
-
-        The table is the one that was named, measured now on --images, or found beside the model.
-        """
-        from alexnet_edge.dataset import open_images
-        from alexnet_edge.quantize.recipe import load_recipe
-        from alexnet_edge.quantize.table import load_table
-        from alexnet_edge.quantize.trt_cache import load_cache
-
-        if self.cache is not None:
-            return {"cache": load_cache(self.cache)}
-        beside = default_table(self.model)
-        moved = None
-        if self.table is not None:
-            table, folder = load_table(self.table), self.table.parent
-            if self.images is not None and not judged:
-                moved = open_images(self.images)
-        elif self.images is not None and not (judged and beside.exists()):
-            target = engine.with_name(f"{engine.name}.table.json")
-            moved, folder = open_images(self.images), target.parent
-            table = calibrate_into(
-                output, self.model, moved, target, load_recipe(self.recipe), self.preprocess
-            )
-        elif beside.exists():
-            table, folder = load_table(beside), beside.parent
-        else:
-            return {}
-        choice = choose_method(output, self.model, table, dialect, self.method, moved, folder)
-        return {"table": table, "choice": choice}
+def _require_sense(source: RangeSource, precision: str, max_drop: float | None) -> None:
+    """Refuse options that contradict each other."""
+    given = [source.table, source.images, source.cache, max_drop]
+    if precision != "int8" and any(value is not None for value in given):
+        raise typer.BadParameter(
+            f"--table, --images, --cache and --max-drop are for --int8, not --{precision}"
+        )
+    if source.cache is not None and any(v is not None for v in (source.table, max_drop)):
+        raise typer.BadParameter("--cache stands alone: no --table and no --max-drop with it")
+    if max_drop is not None and source.images is None:
+        raise typer.BadParameter("--max-drop needs --images DIR, labelled by class folders")
 
 
 def _spare(
     output: Output,
-    source: _Source,
+    source: RangeSource,
     settings: BuildSettings,
     ranges: dict[str, Any],
     max_drop: float,

@@ -8,20 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alexnet_edge.cli._preprocess import PreprocessOptions, with_preprocess_options
-from alexnet_edge.cli._shared import (
-    JsonOption,
-    Output,
-    duration,
-    new_table,
-    progress_bar,
-)
+from alexnet_edge.cli._ranges import calibrate_into, choose_method, default_table
+from alexnet_edge.cli._shared import JsonOption, Output, new_table
 
 if TYPE_CHECKING:
     from alexnet_edge.dataset import ImageSet
-    from alexnet_edge.preprocess import PreprocessSpec
-    from alexnet_edge.quantize.calibrate import CalibrationSettings
-    from alexnet_edge.quantize.choose import Choice
-    from alexnet_edge.quantize.scales import Dialect
     from alexnet_edge.quantize.table import CalibrationTable
 
 
@@ -164,67 +155,3 @@ def _write_cache(
     amax = {name: found.amax for name, found in table.ranges(method).items()}
     CalibrationCache(parse_version(version), algorithm, amax).save(path)
     output.say(f"{path}: {len(amax)} tensors, {algorithm} of TensorRT {version}, method {method}")
-
-
-def choose_method(
-    output: Output,
-    model: Path,
-    table: CalibrationTable,
-    dialect: Dialect,
-    method: str = "auto",
-    images: ImageSet | None = None,
-    folder: Path | None = None,
-) -> Choice:
-    """Decide with a progress bar, and print the ranking where there is one."""
-    from alexnet_edge.quantize.choose import decide
-
-    with progress_bar("choosing") as update:
-        choice = decide(
-            model, table, dialect, method, images=images, folder=folder,
-            on_progress=lambda what, done, total: update(done, total, what),
-        )  # fmt: skip
-    if choice.trials:
-        listing = new_table(
-            f"{dialect.name}, {choice.images} held-out images", "logit SQNR dB", "KL", "kept"
-        )
-        for trial in choice.trials:
-            sqnr = "∞" if trial.logit_sqnr_db is None else f"{trial.logit_sqnr_db:.1f}"
-            listing.add_row(trial.candidate, sqnr, f"{trial.kl:.2g}", "✓" if trial.kept else "")
-        output.show(listing)
-    return choice
-
-
-def default_table(model: Path) -> Path:
-    """Return where the table of a model is looked for."""
-    return model.with_name(f"{model.stem}.table.json")
-
-
-def calibrate_into(
-    output: Output,
-    model: Path,
-    images: ImageSet,
-    target: Path,
-    settings: CalibrationSettings,
-    preprocess: PreprocessSpec | None,
-) -> CalibrationTable:
-    """Calibrate with a progress bar and save the table."""
-    from alexnet_edge.quantize.calibrate import calibrate as run
-    from alexnet_edge.quantize.table import load_table
-
-    with progress_bar("calibrating") as update:
-        table = run(
-            model, images, settings, preprocess=preprocess,
-            on_progress=lambda at: update(
-                at.done, at.total,
-                f"{at.images_per_second:.0f} images/s · {duration(at.seconds_left)} left",
-            ),
-        )  # fmt: skip
-    table.save(target)
-    skipped = table.images["skipped"]
-    for item in skipped:
-        output.say(f"skipped: {item['reason']}")
-    output.say(
-        f"{target}: {len(table.tensors)} tensors, {len(table.methods)} methods, "
-        f"{table.images['count']} images" + (f", {len(skipped)} skipped" if skipped else "")
-    )
-    return load_table(target)

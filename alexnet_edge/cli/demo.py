@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from alexnet_edge.cli._ranges import calibrate_into, choose_method
 from alexnet_edge.cli._shared import (
     JsonOption,
     Output,
@@ -16,7 +17,6 @@ from alexnet_edge.cli._shared import (
     new_table,
     progress_bar,
 )
-from alexnet_edge.cli.calibrate import calibrate_into, choose_method
 
 if TYPE_CHECKING:
     from alexnet_edge.bench import BenchResult

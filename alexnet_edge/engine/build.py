@@ -52,6 +52,7 @@ class BuildSettings:
         profile: the target board, if named.
         weight_bits: 7 or 8 for the CPU; None to choose by what this CPU has.
         allow_fallback: accept layers that did not become INT8; the manifest lists them.
+        any_versions: accept a table that other versions measured.
     """
 
     precision: str = "fp32"
@@ -63,6 +64,7 @@ class BuildSettings:
     profile: Profile | None = None
     weight_bits: int | None = None
     allow_fallback: bool = False
+    any_versions: bool = False
 
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:
@@ -240,6 +242,8 @@ def _quantize(
             hint=f"alexnet-edge calibrate {graph.path} --images DIR, then build --int8",
         )
     table.require_match(graph, spec)
+    if not settings.any_versions:
+        table.require_versions()
     choice = given.choice or decide(graph.path, table, dialect, settings.method)
     options = QdqOptions(
         weight_ranges=choice.weight_ranges,
@@ -250,6 +254,7 @@ def _quantize(
     )
     insert_qdq(prepared, choice.ranges(table.tensors), dialect, graph.path, options)
     return {
+        "measured_by": dict(table.tool),
         "method": choice.method,
         "methods": dict(choice.methods),
         "weight_ranges": choice.weight_ranges,

@@ -150,13 +150,16 @@ def calibrate(
     loading = _Loading(model, outline, every_tensor=settings.every_tensor)
     rest, held = collect(spec, batches, loading.load, workers=workers, on_batch=progress)
     graph = loading.hashed()
+    merged = _merge(rest, held)
+    for histograms in (merged, rest):
+        histograms |= {name: histograms[source] for name, source in loading.aliases.items()}
     return CalibrationTable(
         model_sha256=graph.sha256,
         weights_sha256=graph.weights_sha256,
         structure_sha256=graph.structure_sha256,
         preprocess=spec,
         images=_describe_images(chosen, progress.skipped, held_out),
-        tensors=_find_ranges(_merge(rest, held), workers),
+        tensors=_find_ranges(merged, workers),
         tensors_without_held_out=_find_ranges(rest, workers),
         parameters=PARAMETERS,
         tool=package_versions(),
@@ -164,11 +167,16 @@ def calibrate(
 
 
 class _Loading:
-    """Prepares the graph while images are decoded, and hashes the file while it runs."""
+    """Prepares the graph while images are decoded, and hashes the file while it runs.
+
+    Attributes:
+        aliases: after `load`, tensors that the prepared graph lacks, each with its equal there.
+    """
 
     def __init__(self, model: onnx.ModelProto, outline: GraphInfo, *, every_tensor: bool) -> None:
         self._model = model
         self._every_tensor = every_tensor
+        self.aliases: dict[str, str] = {}
         self._outline = outline
         hasher = concurrent.futures.ThreadPoolExecutor(1)
         self._hashed = hasher.submit(hash_model, outline, model)
@@ -179,6 +187,7 @@ class _Loading:
         # Imported here, while images are decoded: onnx-ir takes as long as sixty images.
         from alexnet_edge.quantize.layers import (
             QDQ_OPSET,
+            bypassed_tensors,
             float_tensors,
             prepare,
             quantization_points,
@@ -194,6 +203,11 @@ class _Loading:
         names = list(dict.fromkeys(ranged.name or "" for _, ranged in points))
         if self._every_tensor:
             names = list(dict.fromkeys((*names, *float_tensors(prepared))))
+            self.aliases = {
+                name: source
+                for name, source in bypassed_tensors(self._model).items()
+                if source in names
+            }
         return Network(prepared, self._outline, names)
 
     def hashed(self) -> GraphInfo:
@@ -204,13 +218,12 @@ class _Loading:
 def hold_out(images: ImageSet) -> tuple[ImageItem, ...]:
     """Return the images that methods are judged on: every eighth, 64 at most.
 
-    They are evenly spread over the set, so over its class folders too. One image alone is
-    nobody's judge: a set of one holds out none.
+    They are evenly spread over the names in order, so over class folders too, and do not depend on
+    the order of the set. One image alone is nobody's judge: a set of one holds out none.
     """
-    stride = max(8, math.ceil(len(images) / MOST_HELD_OUT))
-    if len(images) < stride:
-        return images.items[1:2]
-    return images.items[stride - 1 :: stride]
+    ordered = sorted(images.items, key=lambda item: item.name)
+    stride = max(8, math.ceil(len(ordered) / MOST_HELD_OUT))
+    return tuple(ordered[1:2] if len(ordered) < stride else ordered[stride - 1 :: stride])
 
 
 def _without(images: ImageSet, held_out: Sequence[ImageItem]) -> list[ImageItem]:

@@ -19,6 +19,7 @@ so many of the images that chance does not explain it (`SURE`):
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -41,6 +42,9 @@ WORTH = 0.02
 SURE = 2.5
 """Standard errors by which the mean of the images' log noise must fall: some thirty candidates are
 tried on a few dozen images, so one of them will look better by luck."""
+
+SCREENED = 16
+"""Images on which a method for one tensor must do no worse, before it is tried on all."""
 
 FIT_IMAGES = 32
 """Images that bias corrections are measured on; none of them is held out."""
@@ -210,8 +214,9 @@ def read_evidence(table: CalibrationTable, images: ImageSet | None, folder: Path
     digests = {name: digest for digest, _, name in
                (line.partition("  ") for line in table.images["files"])}  # fmt: skip
     held_out = list(table.images["held_out"])
-    rest = [name for name in digests if name not in set(held_out)]
-    fit = rest[:: max(1, len(rest) // FIT_IMAGES)][:FIT_IMAGES]
+    rest = sorted(digests.keys() - set(held_out))
+    count = min(FIT_IMAGES, len(rest))
+    fit = [rest[index * len(rest) // count] for index in range(count)]
     # A set of one image holds out none; it is judged on that one.
     judged = {name: digests[name] for name in held_out or fit}
     return Evidence(
@@ -317,8 +322,12 @@ class _Chooser:
                 continue
             tried.append(found)
             methods = {**self._best.methods, tensor: method}
-            logits = self._answers(index, activations, self._settings(methods))
-            noise = self._noise(logits)
+            settings = self._settings(methods)
+            first = activations[: math.ceil(SCREENED / len(activations[0]))]
+            noise = self._noise(self._answers(index, first, settings))
+            if noise.sum() >= self._best.noise[: len(noise)].sum():
+                continue
+            noise = self._noise(self._answers(index, activations, settings))
             if _is_better(noise, self._best.noise):
                 self._best = dataclasses.replace(self._best, methods=methods, noise=noise)
 
@@ -398,7 +407,7 @@ class _Chooser:
         return noise
 
     def _noise(self, logits: AnyArray) -> Noise:
-        found: Noise = ((centred_logits(logits) - self._centred) ** 2).sum(axis=1)
+        found: Noise = ((centred_logits(logits) - self._centred[: len(logits)]) ** 2).sum(axis=1)
         return found
 
     def _keep(self, candidate: str) -> None:

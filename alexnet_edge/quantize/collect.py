@@ -27,7 +27,7 @@ from PIL import Image
 
 from alexnet_edge.dataset import ImageItem, SkippedImage
 from alexnet_edge.errors import GraphError, ImageError
-from alexnet_edge.graph import GraphInfo
+from alexnet_edge.graph import GraphInfo, weights_folder
 from alexnet_edge.preprocess import AnyArray, PreprocessSpec, UInt8Array
 from alexnet_edge.quantize.observers import Histogram
 from alexnet_edge.runtimes.base import RuntimeOptions
@@ -91,7 +91,7 @@ def collect(
         For each part the histograms by tensor.
 
     Raises:
-        GraphError: a tensor holds NaN or infinity, or ONNX Runtime refuses the graph.
+        GraphError: a tensor holds NaN or infinity, or ONNX Runtime refuses the graph or a batch.
     """
     with concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="observe") as pool:
         remaining = iter(batches)
@@ -133,19 +133,31 @@ class _Observer:
         """Take one batch from pixels to histograms."""
         crops, skipped = decoding.result()
         if crops:
-            batch = self._spec.to_input(crops)
             counter = self._counter()
             counter.count_pixels(part, crops)
-            fetched = self._run(batch)
+            fetched = self._run(counter.prepare(self._spec, crops))
             for name, values in zip(self._fetched, fetched, strict=True):
-                self._count(counter.histogram(part, name), values[: len(crops)], name)
+                self._count(counter.histogram(part, name), values, name)
         return Observed(part, len(crops), tuple(skipped))
 
     def _run(self, batch: AnyArray) -> list[AnyArray]:
-        if self._fixed is not None and len(batch) < self._fixed:
-            # Repeat images to fill a fixed batch; only the first rows are observed.
-            batch = batch.take(range(self._fixed), axis=0, mode="wrap")
-        fetched: list[AnyArray] = self._session.run(self._fetched, {self._input: batch})
+        rows, fixed = len(batch), self._fixed
+        if fixed is None or rows >= fixed:
+            return self._infer(batch)
+        # Repeat images to fill a fixed batch; only the first rows are observed.
+        fetched = self._infer(batch.take(range(fixed), axis=0, mode="wrap"))
+        # A transposed weight, say, has no row for each image.
+        return [values[:rows] if values.shape[:1] == (fixed,) else values for values in fetched]
+
+    def _infer(self, batch: AnyArray) -> list[AnyArray]:
+        try:
+            fetched: list[AnyArray] = self._session.run(self._fetched, {self._input: batch})
+        except Exception as error:  # onnxruntime raises classes of its C extension, without a base
+            reason = str(error).strip().splitlines()[0]
+            raise GraphError(
+                f"{self._network.graph.path}: ONNX Runtime fails on {len(batch)} images ({reason})",
+                hint="its batch size may be fixed within: try --batch-size 1",
+            ) from error
         return fetched
 
     def _counter(self) -> _Counter:
@@ -189,6 +201,14 @@ class _Counter:
     def __init__(self) -> None:
         self.parts: tuple[Histograms, Histograms] = ({}, {})
         self.pixels: npt.NDArray[np.int64] = np.zeros((2, 3, 256), np.int64)
+        self._buffer: AnyArray | None = None
+
+    def prepare(self, spec: PreprocessSpec, crops: Sequence[UInt8Array]) -> AnyArray:
+        """Return the network's input, in memory that the next batch uses again."""
+        if self._buffer is None or len(self._buffer) < len(crops):
+            self._buffer = spec.to_input(crops)
+            return self._buffer
+        return spec.to_input(crops, self._buffer)
 
     def histogram(self, part: int, name: str) -> Histogram:
         return self.parts[part].setdefault(name, Histogram())
@@ -219,4 +239,5 @@ def open_observed(network: Network, names: Sequence[str]) -> onnxruntime.Inferen
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
     )
     options = RuntimeOptions(threads=1)
-    return create_session(proto.SerializeToString(), options, folder=network.graph.path.parent)
+    folder = weights_folder(network.graph.path)
+    return create_session(proto.SerializeToString(), options, folder=folder)

@@ -167,7 +167,8 @@ def _run(
     groups: dict[object, dict[str, Settings]] = {}
     for name, settings in candidates.items():
         setting = settings[layer]
-        key = (setting.activation, setting.result, setting.weights, setting.correction is None)
+        correction = None if setting.correction is None else setting.correction.tobytes()
+        key = (setting.activation, setting.result, setting.weights, correction)
         groups.setdefault(key, {})[name] = settings
     for group in groups.values():
         setting = next(iter(group.values()))[layer]

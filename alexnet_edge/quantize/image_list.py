@@ -2,7 +2,8 @@
 
 A list is text with one line for each image, in order: its SHA-256, two spaces, its name in the
 folder. That is the format of `sha256sum`, so `cd photos && sha256sum -c list.txt` checks it, and
-`sha256sum *.jpg > list.txt` makes one. Lines that begin with `#` are remarks.
+`sha256sum *.jpg > list.txt` makes one. A line that begins with a backslash has backslashes and line
+breaks in its name escaped. Lines that begin with `#` are remarks.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from alexnet_edge.dataset import ImageSet, map_ahead
 from alexnet_edge.errors import DatasetError, StaleArtifactError
 from alexnet_edge.machine import usable_cores
 
-_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
+_ENCODING = ("utf-8", "surrogateescape")  # names of files may be any bytes
+_LINE = re.compile(r"(\\?)([0-9a-fA-F]{64}) [ *](.+)")
+_ESCAPES = {"\\": r"\\", "\n": r"\n", "\r": r"\r"}
+_ESCAPED = {escape: char for char, escape in _ESCAPES.items()}
 _HINT = "a line is: SHA-256, two spaces, name (as sha256sum writes it)"
 
 
@@ -31,20 +35,22 @@ def read_image_list(path: Path) -> dict[str, str]:
         DatasetError: it is missing, empty, or a line is malformed or repeats a name.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        # Not `splitlines`: a name may hold what only Unicode calls a line break.
+        lines = path.read_bytes().decode(*_ENCODING).split("\n")
+    except OSError as error:
         raise DatasetError(f"{path}: {error}", hint=_HINT) from error
     digests: dict[str, str] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, raw in enumerate(lines, start=1):
+        line = raw.removesuffix("\r")
         if not line.strip() or line.startswith("#"):
             continue
         match = _LINE.fullmatch(line)
         if match is None:
             raise DatasetError(f"{path}:{number}: '{line[:80]}' is no entry", hint=_HINT)
-        name = match[2]
+        name = _unescape(match[3]) if match[1] else match[3]
         if name in digests:
             raise DatasetError(f"{path}:{number}: '{name}' is listed twice", hint=_HINT)
-        digests[name] = match[1].lower()
+        digests[name] = match[2].lower()
     if not digests:
         raise DatasetError(f"{path}: lists no image", hint=_HINT)
     return digests
@@ -52,7 +58,17 @@ def read_image_list(path: Path) -> dict[str, str]:
 
 def write_image_list(path: Path, files: list[str]) -> None:
     """Write the `files` of a table's images as a list, atomically."""
-    write_bytes(path, "".join(f"{line}\n" for line in files).encode())
+    write_bytes(path, "".join(f"{_escape(line)}\n" for line in files).encode(*_ENCODING))
+
+
+def _escape(line: str) -> str:
+    """Return an entry as sha256sum writes it: a backslash first if its name needed any."""
+    escaped = re.sub(r"[\\\n\r]", lambda match: _ESCAPES[match[0]], line)
+    return line if escaped == line else f"\\{escaped}"
+
+
+def _unescape(name: str) -> str:
+    return re.sub(r"\\[\\nr]", lambda match: _ESCAPED[match[0]], name)
 
 
 def pick_images(images: ImageSet, digests: Mapping[str, str], *, hint: str) -> ImageSet:

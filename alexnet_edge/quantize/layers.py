@@ -166,6 +166,19 @@ def float_tensors(model: ir.Model) -> list[str]:
     ]
 
 
+def bypassed_tensors(model: onnx.ModelProto) -> dict[str, str]:
+    """Return the tensors of a graph that `prepare` drops, each with the one it equals.
+
+    They are the results of Dropout and Identity, by whose names other tools still ask.
+    """
+    outputs = {value.name for value in model.graph.output}
+    sources: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type in _IDENTITIES and node.output[0] not in outputs:
+            sources[node.output[0]] = sources.get(node.input[0], node.input[0])
+    return sources
+
+
 def _origin(value: ir.Value) -> ir.Value:
     """Walk back through operators that quantization commutes with."""
     node = value.producer()

@@ -25,8 +25,14 @@ import onnx
 import onnx.helper
 import onnx_ir as ir
 
-from alexnet_edge.errors import GraphError
-from alexnet_edge.graph import describe_model, load_bare, load_onnx, load_weights
+from alexnet_edge.errors import GraphError, TableError
+from alexnet_edge.graph import (
+    describe_model,
+    load_bare,
+    load_onnx,
+    load_weights,
+    weights_folder,
+)
 from alexnet_edge.preprocess import AnyArray
 from alexnet_edge.quantize.layers import (
     QDQ_OPSET,
@@ -108,16 +114,20 @@ class Layerwise:
         }
         self.activations = [ranged[layer.activation.name or ""] for layer in self._layers]
         self.results = [self._own_result(layer, ranged) for layer in self._layers]
+        self._written = [(layer.result.name or "") in ranged for layer in self._layers]
         self._weights = [_array(layer.weight, weights) for layer in self._layers]
         self._biases = [_bias(layer, weights) for layer in self._layers]
         self._cutter = _Cutter(ir.to_proto(prepared), path, dialect)
         self._quantized: dict[tuple[int, str], FloatArray] = {}
         self._sessions: dict[tuple[int, bool, bool], onnxruntime.InferenceSession] = {}
-        self._output = _logits_name(prepared)
+        self._targets = [*self.activations[1:], _logits_name(prepared)]
+        for layer, target in zip(self._layers, self._targets, strict=True):
+            self._cutter.piece(layer, target)  # refuses what is no chain
 
     def has_bias(self, layer: int) -> bool:
         """Whether a layer has a bias that a correction can be added to."""
-        return self._biases[layer] is not None
+        bias, axis = self._biases[layer], self._layers[layer].axis
+        return bias is not None and bias.size == self._weights[layer].shape[axis]
 
     def begin(self, batch: AnyArray) -> Activations:
         """Return the first layer's input for a batch as `PreprocessSpec.to_input` gives it."""
@@ -179,23 +189,35 @@ class Layerwise:
 
         In the `cpu` dialect a layer that is not spared writes integers, so a spared layer behind
         it still reads rounded values.
+
+        Raises:
+            TableError: a tensor that is quantized has no range.
         """
         settings = []
         integers_come = False
         for index, layer in enumerate(self._layers):
             quantized = layer.name not in spared
-            activation = ranges[self.activations[index]] if quantized or integers_come else None
+            rounded = self.activations[index] if quantized or integers_come else None
             result = self.results[index]
             settings.append(
                 LayerSetting(
-                    activation=activation,
-                    result=ranges[result] if result and quantized else None,
+                    activation=self._find_range(ranges, rounded),
+                    result=self._find_range(ranges, result if quantized else None),
                     weights=weights if quantized else "float32",
                     correction=(corrections or {}).get(layer.name) if quantized else None,
                 )
             )
-            integers_come = quantized and self.dialect.quantizes_results and result is None
+            written = self.dialect.quantizes_results and self._written[index]
+            integers_come = quantized and written and result is None
         return settings
+
+    def _find_range(self, ranges: Mapping[str, Range], tensor: str | None) -> Range | None:
+        if tensor is not None and tensor not in ranges:
+            raise TableError(
+                f"there is no range for tensor '{tensor}' of {self.path}",
+                hint=f"alexnet-edge calibrate {self.path} --images DIR",
+            )
+        return None if tensor is None else ranges[tensor]
 
     def _own_result(self, layer: WeightedLayer, ranged: Mapping[str, str]) -> str | None:
         name = layer.result.name or ""
@@ -208,8 +230,9 @@ class Layerwise:
         feeds: dict[str, AnyArray] = {layer.weight.name or "": self._weight(index, setting.weights)}
         bias = self._biases[index]
         if bias is not None and layer.bias is not None:
-            shifted = bias if setting.correction is None else bias + setting.correction
-            feeds[layer.bias.name or ""] = shifted
+            if setting.correction is not None and self.has_bias(index):
+                bias = bias + setting.correction
+            feeds[layer.bias.name or ""] = bias
         for prefix, found in (("activation", setting.activation), ("result", setting.result)):
             if found is not None:
                 scale, zero_point = activation_parameters(found, self.dialect)
@@ -233,16 +256,15 @@ class Layerwise:
         key = (index, setting.activation is not None, setting.result is not None)
         if key not in self._sessions:
             layer = self._layers[index]
-            following = self._layers[index + 1 : index + 2]
-            target = following[0].activation.name if following else self._output
+            target = self._targets[index]
             self._sessions[key] = self._open(
-                self._cutter.cut_layer(layer, target or "", activation=key[1], result=key[2])
+                self._cutter.cut_layer(layer, target, activation=key[1], result=key[2])
             )
         return self._sessions[key]
 
     def _open(self, proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
         serialized = proto.SerializeToString()
-        return create_session(serialized, RuntimeOptions(), folder=self.path.parent)
+        return create_session(serialized, RuntimeOptions(), folder=weights_folder(self.path))
 
 
 class _Cutter:
@@ -268,7 +290,7 @@ class _Cutter:
         Its weight and bias are inputs, and so are the scale and zero point of what is quantized.
         """
         source = layer.activation.name or ""
-        nodes = self._between(source, target)
+        nodes = self.piece(layer, target)
         free = [layer.weight, *([layer.bias] if layer.bias is not None else [])]
         inputs = [_info(source)]
         inputs += [_info(value.name or "") for value in free if value.const_value is not None]
@@ -282,6 +304,24 @@ class _Cutter:
             nodes, inputs, [target, "layer.mean"], [value.name or "" for value in free]
         )
 
+    def piece(self, layer: WeightedLayer, target: str) -> list[onnx.NodeProto]:
+        """Return a layer's node, and those between it and ``target``.
+
+        Raises:
+            GraphError: ``target`` does not depend on the layer alone.
+        """
+        nodes = self._between(layer.activation.name or "", target)
+        own = layer.node.outputs[0].name or ""
+        if not any(own in node.output for node in nodes):
+            raise self._no_chain(f"'{target}' does not depend on '{own}'")
+        return nodes
+
+    def _no_chain(self, reason: str) -> GraphError:
+        return GraphError(
+            f"{self._path}: {reason}",
+            hint="choosing by evidence needs a chain of layers; name a --method",
+        )
+
     def _between(self, source: str, target: str) -> list[onnx.NodeProto]:
         wanted, found = [target], set()
         while wanted:
@@ -290,10 +330,7 @@ class _Cutter:
                 continue
             node = self._producers.get(name)
             if node is None:
-                raise GraphError(
-                    f"{self._path}: '{target}' depends on more than '{source}'",
-                    hint="choosing by evidence needs a chain of layers; name a --method",
-                )
+                raise self._no_chain(f"'{target}' depends on more than '{source}'")
             if node.output[0] not in found:
                 found.add(node.output[0])
                 wanted += node.input
@@ -382,4 +419,4 @@ def _array(value: ir.Value, weights: Mapping[str, AnyArray]) -> FloatArray:
 def _bias(layer: WeightedLayer, weights: Mapping[str, AnyArray]) -> FloatArray | None:
     if layer.bias is None or layer.bias.const_value is None:
         return None
-    return _array(layer.bias, weights).reshape(-1)
+    return _array(layer.bias, weights)

@@ -84,7 +84,7 @@ def insert_qdq(
     Raises:
         GraphError: the model holds Q/DQ already, or has no weighted layer, or none of a name that
             is to be spared, or all are.
-        TableError: a tensor has no range.
+        TableError: a tensor has no range, or a correction does not fit its layer.
     """
     if any(node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in model.graph):
         raise GraphError(f"{path}: is quantized already", hint="give the FP32 graph")
@@ -159,6 +159,12 @@ class _QdqWriter:
         bias = self._constant_bias(layer, len(scales))
         correction = self._options.bias_corrections.get(layer.name)
         if bias is not None and correction is not None:
+            if correction.shape != bias.shape:
+                raise TableError(
+                    f"the bias correction of '{layer.name}' has shape {correction.shape}, the "
+                    f"layer has {len(bias)} channels",
+                    hint="calibrate again",
+                )
             bias = bias + correction
             corrected = self._constant(f"{layer.name}.bias.corrected", bias)
             self._replace_constant(layer.node, 2, corrected)

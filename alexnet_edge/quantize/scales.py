@@ -132,7 +132,9 @@ def _squared_error(rows: FloatArray, scales: FloatArray, largest: int) -> FloatA
 def round_weight(weight: FloatArray, scales: FloatArray, axis: int, dialect: Dialect) -> AnyArray:
     """Return the weight as int8, of the same shape."""
     largest = dialect.largest_weight
-    rounded = np.clip(np.rint(weight / _along(scales, axis, weight.ndim)), -largest, largest)
+    # In the `tensorrt` dialect a Q of the graph rounds the weights; that one saturates at -128.
+    smallest = -largest - 1 if dialect.symmetric else -largest
+    rounded = np.clip(np.rint(weight / _along(scales, axis, weight.ndim)), smallest, largest)
     return np.asarray(rounded, np.int8)
 
 

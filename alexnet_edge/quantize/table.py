@@ -12,13 +12,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alexnet_edge.artifacts import read_json, sha256_file, write_json
+from alexnet_edge.artifacts import read_json, sha256_file, sha256_json, write_json
 from alexnet_edge.errors import InputError, StaleArtifactError, TableError
 from alexnet_edge.graph import GraphInfo
+from alexnet_edge.machine import package_versions
 from alexnet_edge.preprocess import PreprocessSpec
 from alexnet_edge.quantize.thresholds import PARAMETERS
 
 VERSION = 2
+
+MEASURING = ("alexnet-edge", "onnxruntime", "onnxruntime-gpu", "pillow")
+"""Packages whose versions a table is keyed by: they decode, run and count."""
 
 _HINT = "make one with: alexnet-edge calibrate MODEL.onnx --images DIR"
 
@@ -116,6 +120,29 @@ class CalibrationTable:
                 hint=f"alexnet-edge calibrate {graph.path} --images DIR",
             )  # fmt: skip
 
+    def require_versions(self) -> None:
+        """Refuse to serve where other releases of what measured it are installed.
+
+        A release is major.minor: a patch mends, and a package that is missing here (a board builds
+        without ONNX Runtime) contradicts nothing.
+
+        Raises:
+            StaleArtifactError: naming the packages.
+        """
+        here = package_versions()
+        differences: dict[str, tuple[object, object]] = {
+            f"tool.{name}": (here[name], self.tool[name])
+            for name in MEASURING
+            if name in here
+            and name in self.tool
+            and _release(here[name]) != _release(self.tool[name])
+        }
+        if differences:
+            raise StaleArtifactError(
+                "the calibration table was measured by other versions", differences,
+                hint="calibrate again, or accept and record it with --any-versions",
+            )  # fmt: skip
+
     def to_dict(self) -> dict[str, Any]:
         """Return the table as JSON values."""
         return {
@@ -157,7 +184,7 @@ def load_table(path: Path) -> CalibrationTable:
             weights_sha256=str(raw["weights_sha256"]),
             structure_sha256=str(raw["structure_sha256"]),
             preprocess=preprocess,
-            images=dict(raw["images"]),
+            images=_read_images(path, raw["images"]),
             tensors=_read_ranges(path, raw["tensors"]),
             tensors_without_held_out=_read_ranges(path, raw["tensors_without_held_out"]),
             parameters=dict(raw["parameters"]),
@@ -178,6 +205,27 @@ def load_table(path: Path) -> CalibrationTable:
             f"{path}: was edited", {"preprocess_sha256": (preprocess.sha256, stated)}, hint=_HINT
         )
     return table
+
+
+def _release(version: str) -> list[str]:
+    return version.split(".")[:2]
+
+
+def _read_images(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the images' entry, whose hash and count must be those of the files it lists."""
+    files = [str(line) for line in raw["files"]]
+    names = {line.partition("  ")[2] for line in files}
+    strangers = [name for name in raw["held_out"] if name not in names]
+    if strangers:
+        raise TableError(f"{path}: '{strangers[0]}' is held out, but not listed", hint=_HINT)
+    stated: dict[str, tuple[object, object]] = {
+        "images.count": (len(files), raw["count"]),
+        "images.sha256": (sha256_json(files), raw["sha256"]),
+    }
+    edited = {field: pair for field, pair in stated.items() if pair[0] != pair[1]}
+    if edited:
+        raise StaleArtifactError(f"{path}: was edited", edited, hint=_HINT)
+    return {**raw, "source": str(raw["source"]), "files": files}
 
 
 def _ranges_to_dict(tensors: Mapping[str, Mapping[str, Range]]) -> dict[str, Any]:

@@ -54,6 +54,9 @@ SYMMETRIC, ASYMMETRIC = Grid(symmetric=True), Grid(symmetric=False)
 ENTROPY_STRIDE = 8
 """Bins between the thresholds that `entropy` tries: at worst 0.4 % of the largest |x|."""
 
+_TIE_NATS = 1e-12
+"""Divergences that differ by less are equal, but for rounding."""
+
 MSE_THRESHOLDS = 20
 """How many thresholds `mse` tries in each of its two rounds."""
 
@@ -95,8 +98,8 @@ def entropy(histogram: Histogram, grid: Grid) -> float:
         return histogram.amax
     candidates = np.unique(np.append(np.arange(levels, used, ENTROPY_STRIDE), used))
     divergences = kl_divergences(counts, candidates, levels)
-    # The widest of those that are best: ties must not clip.
-    best = int(candidates[len(candidates) - 1 - np.argmin(divergences[::-1])])
+    # The widest of those that are best: ties must not clip, and rounding breaks them.
+    best = int(candidates[np.flatnonzero(divergences <= divergences.min() + _TIE_NATS)[-1]])
     return min(best * histogram.width, histogram.amax)
 
 

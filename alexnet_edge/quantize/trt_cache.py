@@ -25,7 +25,7 @@ from alexnet_edge.errors import TableError
 ALGORITHMS = ("EntropyCalibration2", "MinMaxCalibration")
 """Calibrators whose caches are known; DLA takes the first only."""
 
-_HEADER = re.compile(r"TRT-(\d{4,6})-(\w+)")
+_HEADER = re.compile(r"TRT-([789][0-9]{3}|10[0-9]{4})-(\w+)")
 _ENTRY = re.compile(r"(.+): ([0-9a-fA-F]{8})")
 _LARGEST_SCALE = 2.0**64
 _LARGEST_FILE = 16 << 20
@@ -54,7 +54,7 @@ class CalibrationCache:
         """
         lines = [f"TRT-{encode_version(self.version)}-{self.algorithm}"]
         for name, amax in self.amax.items():
-            if not name or name != name.strip() or len(name.splitlines()) != 1:
+            if not _is_name(name):
                 raise TableError(f"tensor {name!r} cannot be named in a cache", hint=_HINT)
             scale = amax / 127
             if not 0 <= scale <= _LARGEST_SCALE:
@@ -133,14 +133,15 @@ def read_cache(text: str, *, source: str) -> CalibrationCache:
     if header is None or header[2] not in ALGORITHMS:
         raise TableError(
             f"{source}:1: '{lines[0][:80]}' is not the first line of a calibration cache",
-            hint=f"as TRT-100300-{ALGORITHMS[0]}; calibrators are {', '.join(ALGORITHMS)}",
+            hint=f"as TRT-100300-{ALGORITHMS[0]}, of TensorRT 7 to 10; "
+            f"calibrators are {', '.join(ALGORITHMS)}",
         )
     amax: dict[str, float] = {}
     for number, line in enumerate(lines[1:], start=2):
         if not line:
             continue
         match = _ENTRY.fullmatch(line)
-        if match is None:
+        if match is None or not _is_name(match[1]):
             raise _malformed(source, number, f"'{line[:80]}' is not 'TENSOR: 8 hex digits'")
         name, digits = match.groups()
         scale = struct.unpack(">f", bytes.fromhex(digits))[0]
@@ -152,6 +153,11 @@ def read_cache(text: str, *, source: str) -> CalibrationCache:
     if not amax:
         raise _malformed(source, len(lines), "there is no tensor")
     return CalibrationCache(decode_version(int(header[1])), header[2], amax)
+
+
+def _is_name(name: str) -> bool:
+    """Say whether a line can hold the name: nothing would end the line, or be trimmed."""
+    return name == name.strip() and len(name.splitlines()) == 1
 
 
 def _malformed(source: str, number: int, problem: str) -> TableError:

@@ -19,6 +19,10 @@ from alexnet_edge.runtimes.base import EngineInfo, Runtime, RuntimeOptions
 if TYPE_CHECKING:
     import onnxruntime
 
+_REQUANTIZES = "WeightBiasQuantization"
+"""An optimizer that makes a float layer between integer ones an integer one, with one scale for all
+its weights: a layer that was spared would not be."""
+
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -84,7 +88,10 @@ def create_session(
         settings.add_session_config_entry(entry, str(folder.resolve()))
     try:
         session = ort.InferenceSession(
-            str(model) if isinstance(model, Path) else model, settings, providers=[provider]
+            str(model) if isinstance(model, Path) else model,
+            settings,
+            providers=[provider],
+            disabled_optimizers=[_REQUANTIZES],
         )
     except Exception as error:  # onnxruntime raises classes of its C extension, without a base
         reason = str(error).strip().splitlines()[0]

@@ -13,6 +13,7 @@ import onnx.numpy_helper
 import pytest
 
 from alexnet_edge.artifacts import sha256_file
+from alexnet_edge.dataset import open_images
 from alexnet_edge.engine.build import BuildSettings, build_engine, default_out
 from alexnet_edge.engine.profile import BatchRange, load_profile
 from alexnet_edge.errors import (
@@ -29,8 +30,12 @@ from alexnet_edge.export import ExportSettings, export_onnx
 from alexnet_edge.machine import has_vnni
 from alexnet_edge.manifest import load_manifest
 from alexnet_edge.model import load_checkpoint
+from alexnet_edge.quantize.choose import Choice
+from alexnet_edge.quantize.damage import settings_of
+from alexnet_edge.quantize.layerwise import Layerwise
 from alexnet_edge.runtimes.loader import availability, open_engine
 from alexnet_edge.runtimes.trt import cuda_device_count
+from alexnet_edge.similarity import centred_logits
 from tests import foreign
 from tests.conftest import DIGITS_SPEC
 from tests.engine.conftest import calibrate_digits
@@ -377,3 +382,42 @@ def test_an_engine_that_answers_nan_is_not_written(tiny_onnx, tmp_path):
     with pytest.raises(BuildError, match="NaN or infinity"):
         build_engine(tmp_path / "nan.onnx", out, BuildSettings())
     assert not out.exists()
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize(
+    "spared", [("features.0",), ("features.3",), ("features.8", "classifier.4")], ids=" ".join
+)
+def test_spared_layers_alone_stay_in_float(tiny_onnx, tmp_path, table, runtime, spared):
+    settings = BuildSettings("int8", runtime, method="minmax", spared=spared)
+    manifest = build_engine(tiny_onnx, tmp_path / "e", settings, table=table)
+    expected = {name: "fp32" if name in spared else "int8" for name in LAYERS}
+    assert {layer.name: layer.precision for layer in manifest.layers} == expected
+    assert manifest.options["spared"] == list(spared)
+
+
+@pytest.mark.parametrize("name", LAYERS[1:4])
+def test_a_spared_layer_is_not_quantized_again_when_the_engine_is_opened(
+    tiny_onnx, tmp_path, table, name
+):
+    # ONNX Runtime would make a float convolution between integer ones an integer one.
+    settings = BuildSettings("int8", method="minmax", spared=(name,))
+    build_engine(tiny_onnx, tmp_path / "alexnet.onnx", settings, table=table)
+    network = Layerwise(tiny_onnx, settings.dialect)
+    batch = DIGITS_SPEC.to_input(
+        [DIGITS_SPEC.from_rgb(item.source) for item in open_images("digits:val").items[:16]]
+    )
+    choice = Choice(dict.fromkeys(table.tensors, "minmax"))
+    simulated = {
+        kept: network.finish(
+            0, network.begin(batch), settings_of(network, table, choice, frozenset(kept))
+        )
+        for kept in ((name,), ())
+    }
+    with open_engine(tmp_path / "alexnet.onnx") as engine:
+        answers = np.log(np.maximum(engine.infer(batch), 1e-30))
+    noise = {
+        kept: np.square(centred_logits(answers) - centred_logits(logits)).sum()
+        for kept, logits in simulated.items()
+    }
+    assert noise[name,] < noise[()] / 2.5

@@ -23,7 +23,7 @@ from alexnet_edge.model import Architecture, Checkpoint, build_module, load_chec
 from alexnet_edge.preprocess import PreprocessSpec
 from alexnet_edge.quantize.calibrate import CalibrationSettings, calibrate
 from alexnet_edge.quantize.layers import prepare
-from alexnet_edge.quantize.qdq import insert_qdq
+from alexnet_edge.quantize.qdq import QdqOptions, insert_qdq
 from alexnet_edge.quantize.scales import TENSORRT, Dialect
 from alexnet_edge.quantize.table import Range, load_table
 from tests.foreign import SPEC, write_foreign
@@ -32,9 +32,9 @@ CPU, CPU7 = Dialect("cpu"), Dialect("cpu", weight_bits=7)
 EVERY = pytest.mark.parametrize("dialect", [TENSORRT, CPU, CPU7], ids=["tensorrt", "cpu", "cpu7"])
 
 
-def quantized(path: Path, ranges, dialect: Dialect) -> onnx.ModelProto:
+def quantized(path: Path, ranges, dialect: Dialect, **options) -> onnx.ModelProto:
     model = prepare(load_onnx(path), path)
-    insert_qdq(model, ranges, dialect, path)
+    insert_qdq(model, ranges, dialect, path, QdqOptions(**options))
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)
     return proto
@@ -325,3 +325,74 @@ def test_a_large_bias_leaves_room_for_the_sum(dialect):
     for sign in (1, -1):
         batch = np.full((2, 4), sign, np.float32)
         np.testing.assert_allclose(run(proto, batch), run(model, batch), rtol=1e-3)
+
+
+@EVERY
+def test_corrections_are_added_to_the_biases(tiny_onnx, ranges, dialect):
+    bias = constants(load_onnx(tiny_onnx))["classifier.6.bias"]
+    correction = np.linspace(-1, 1, 10, dtype=np.float32)
+    model = quantized(
+        tiny_onnx, ranges, dialect, bias_corrections={"classifier.6": correction}
+    )  # fmt: skip
+    values = constants(model)
+    assert "classifier.6.bias" not in values, "no bias is stored that nothing reads"
+    if dialect == TENSORRT:
+        found = values[weighted(model)[-1].input[2]]
+    else:
+        found = values["classifier.6.bias.int32"] * values["classifier.6.bias.scale"]
+    np.testing.assert_allclose(found, bias + correction, atol=1e-4)
+
+
+@EVERY
+@pytest.mark.parametrize("size", [1, 9])
+def test_a_correction_of_another_size_is_refused(tiny_onnx, ranges, size, dialect):
+    corrections = {"classifier.6": np.zeros(size, np.float32)}
+    with pytest.raises(TableError, match=r"correction of 'classifier\.6'.* has 10 channels"):
+        quantized(tiny_onnx, ranges, dialect, bias_corrections=corrections)
+
+
+@EVERY
+def test_weights_of_least_error_have_less_of_it(tiny_onnx, ranges, dialect):
+    weight = constants(load_onnx(tiny_onnx))["classifier.1.weight"]
+    errors = {}
+    for kind in ("minmax", "mse"):
+        values = constants(quantized(tiny_onnx, ranges, dialect, weight_ranges=kind))
+        scale = values["classifier.1.weight.scale"][:, None]
+        largest = dialect.largest_weight
+        steps = np.clip(np.rint(weight / scale), -largest, largest)
+        errors[kind] = ((steps * scale - weight) ** 2).sum(axis=1)
+    assert (errors["mse"] <= errors["minmax"] * 1.0001).all()
+    assert errors["mse"].sum() < errors["minmax"].sum()
+
+
+@EVERY
+def test_spared_layers_read_and_write_float(tiny_onnx, ranges, dialect):
+    spared = {"features.0", "classifier.4", "classifier.6"}
+    model = quantized(tiny_onnx, ranges, dialect, spared=frozenset(spared))
+    producers = {name: node.op_type for node in model.graph.node for name in node.output}
+    before, after = constants(load_onnx(tiny_onnx)), constants(model)
+    # Where layers before it write integers, a spared one reads what these stand for.
+    integers = {"classifier.4"} if not dialect.symmetric else set()
+    for node in weighted(model):
+        assert (producers.get(node.input[1]) == "DequantizeLinear") == (node.name not in spared)
+        reads_integers = producers.get(node.input[0]) == "DequantizeLinear"
+        assert reads_integers == (node.name not in spared or node.name in integers), node.name
+        if node.name in spared:
+            for name in node.input[1:]:
+                assert np.array_equal(after[name], before[name])
+
+
+@EVERY
+@pytest.mark.parametrize(
+    ("spared", "said"),
+    [
+        ({"features.3", "fc9"}, "has no layer 'fc9' to spare"),
+        ([f"features.{n}" for n in (0, 3, 6, 8, 10)] + [f"classifier.{n}" for n in (1, 4, 6)],
+         "every layer would be spared"),
+    ],
+    ids=["unknown", "all"],
+)  # fmt: skip
+def test_layers_that_cannot_be_spared_are_refused(tiny_onnx, ranges, spared, said, dialect):
+    with pytest.raises(GraphError, match=said) as refused:
+        quantized(tiny_onnx, ranges, dialect, spared=frozenset(spared))
+    assert refused.value.hint

@@ -7,18 +7,27 @@ import json
 
 import pytest
 
+from alexnet_edge.artifacts import sha256_json
 from alexnet_edge.errors import InputError, StaleArtifactError, TableError
 from alexnet_edge.graph import read_graph
 from alexnet_edge.preprocess import PreprocessSpec
 from alexnet_edge.quantize.table import CalibrationTable, Range, load_table
 from alexnet_edge.quantize.thresholds import PARAMETERS
 
+FILES = [f"{'d' * 64}  a.jpg", f"{'e' * 64}  b.jpg"]
 TABLE = CalibrationTable(
     model_sha256="a" * 64,
     weights_sha256="b" * 64,
     structure_sha256="c" * 64,
     preprocess=PreprocessSpec(),
-    images={"source": "photos", "count": 2, "sha256": "d" * 64, "skipped": []},
+    images={
+        "source": "photos",
+        "count": 2,
+        "sha256": sha256_json(FILES),
+        "files": FILES,
+        "held_out": ["b.jpg"],
+        "skipped": [],
+    },
     tensors={
         "input": {"minmax": Range(2.64, -2.1, 2.64), "percentile-99.9": Range(2.5, -2.1, 2.5)},
         "relu": {"minmax": Range(0.1 + 0.2, 0.0, 0.1 + 0.2), "percentile-99.9": Range(0, 0, 0)},
@@ -147,6 +156,36 @@ def test_an_edited_preprocessing_is_refused(tmp_path):
         load_table(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "fields"),
+    [
+        ({"count": 3}, {"images.count"}),
+        ({"sha256": "0" * 64}, {"images.sha256"}),
+        ({"files": FILES[::-1]}, {"images.sha256"}),
+        ({"files": [*FILES, FILES[0]]}, {"images.count", "images.sha256"}),
+    ],
+    ids=str,
+)
+def test_an_edited_list_of_images_is_refused_by_field(tmp_path, change, fields):
+    path = edit(tmp_path / "table.json", lambda value: value["images"].update(change))
+    with pytest.raises(StaleArtifactError, match="was edited") as caught:
+        load_table(path)
+    assert caught.value.differences.keys() == fields
+
+
+def test_an_image_that_is_held_out_must_be_listed(tmp_path):
+    path = edit(tmp_path / "table.json", lambda value: value["images"].update(held_out=["c.jpg"]))
+    with pytest.raises(TableError, match=r"'c\.jpg' is held out, but not listed"):
+        load_table(path)
+
+
+@pytest.mark.parametrize("key", ["source", "count", "sha256", "files", "held_out"])
+def test_images_without_a_key_are_refused_by_name(tmp_path, key):
+    path = edit(tmp_path / "table.json", lambda value: value["images"].pop(key))
+    with pytest.raises(TableError, match=f"'{key}'"):
+        load_table(path)
+
+
 @pytest.fixture
 def graph(tiny_onnx):
     return read_graph(tiny_onnx)
@@ -184,3 +223,22 @@ def test_other_preprocessing_is_refused_naming_the_fields(table, graph):
     assert set(caught.value.differences) == {
         "preprocess_sha256", "preprocess.resize", "preprocess.mean",
     }  # fmt: skip
+
+
+def test_a_table_of_these_versions_serves(table):
+    table.require_versions()
+
+
+def test_patches_and_missing_packages_make_no_other_version(table):
+    onnxruntime = ".".join([*table.tool["onnxruntime"].split(".")[:2], "999"])
+    tool = {**table.tool, "onnxruntime": onnxruntime, "onnxruntime-gpu": "1.2.3", "torch": "0.1"}
+    dataclasses.replace(table, tool=tool).require_versions()
+
+
+@pytest.mark.parametrize("package", ["alexnet-edge", "onnxruntime", "pillow"])
+def test_a_table_of_other_versions_is_refused_by_field(table, package):
+    other = dataclasses.replace(table, tool={**table.tool, package: "0.0.9"})
+    with pytest.raises(StaleArtifactError, match=f"tool.{package}: expected") as caught:
+        other.require_versions()
+    assert caught.value.differences.keys() == {f"tool.{package}"}
+    assert "--any-versions" in caught.value.hint

@@ -278,7 +278,7 @@ class _Chooser:
         self._methods = table.methods
         self._evidence = evidence
         self._report = report
-        self._steps, self._done = len(self._methods) + len(network.layers) + 3, 0
+        self._steps, self._done = len(self._methods) + len(network.layers) + 2, 0
         self._images = len(evidence.held_out)
         self._begin = network.begin(evidence.held_out)
         self._reference = self._answers(0, self._begin, [FLOAT] * len(network.layers))

@@ -96,8 +96,9 @@ def choose_spared(
     """Return the fewest layers to spare so that top-1 falls by at most a bound, and what is left.
 
     Sparing none is tried, then each single layer; after that the best set so far is extended by
-    whichever layer serves best, until the bound holds. So no layer is spared where none need be,
-    and one where one will do; beyond that it is a greedy search, not all 2ⁿ sets.
+    whichever layer serves best, until the bound holds. Layers that it then holds without are taken
+    out again. So no layer is spared where none need be, one where one will do, and none that could
+    be left out; beyond that it is a greedy search, not all 2ⁿ sets.
 
     Args:
         network: cut.
@@ -109,19 +110,28 @@ def choose_spared(
     Raises:
         DatasetError: sparing all layers but one is not enough.
     """
-    sets = [frozenset[str]()]
-    for count in range(len(network.layers)):
+
+    def find_best(sets: Sequence[frozenset[str]]) -> tuple[frozenset[str], Damage]:
+        count = len(sets[0])
         found = measure(
             network,
             open_batches(),
             {_key(names): settings_of(network, table, choice, names) for names in sets},
-            on_progress=lambda done, count=count: on_progress(count, done),  # type: ignore[misc]
+            on_progress=lambda done: on_progress(count, done),
         )
         best = min(sets, key=lambda names: _rank(found[_key(names)], max_drop_pp))
-        damage = found[_key(best)]
-        if damage.drop_pp <= max_drop_pp:
-            return tuple(name for name in network.layers if name in best), damage
-        sets = [best | {name} for name in network.layers if name not in best]
+        return best, found[_key(best)]
+
+    best, damage = find_best([frozenset()])
+    while damage.drop_pp > max_drop_pp and len(best) < len(network.layers) - 1:
+        best, damage = find_best([best | {n} for n in network.layers if n not in best])
+    while len(best) > 1 and damage.drop_pp <= max_drop_pp:
+        fewer, left = find_best([best - {name} for name in network.layers if name in best])
+        if left.drop_pp > max_drop_pp:
+            break
+        best, damage = fewer, left
+    if damage.drop_pp <= max_drop_pp:
+        return tuple(name for name in network.layers if name in best), damage
     raise DatasetError(
         f"with all but one layer spared, top-1 still falls by {damage.drop_pp:.2f} pp "
         f"on {damage.images} images",

@@ -37,6 +37,7 @@ from measuring import (
 from alexnet_edge.machine import environment
 
 EXIT_VERDICT = 3
+LIST = ROOT / "calibration/signs-256.txt"
 
 RESULTS = ROOT / "benchmarks/results/calibration.json"
 PEERS = str(ROOT / "benchmarks/calibration_peers.py")
@@ -48,7 +49,8 @@ NAMES = {
     "ort-entropy-ranges": "ONNX Runtime Entropy, ranges alone",
     "ort-entropy": "ONNX Runtime `quantize_static`, Entropy",
     "ort-percentile": "ONNX Runtime `quantize_static`, Percentile",
-    "nncf": "`nncf.quantize` (OpenVINO)",
+    "nncf-onnx": "`nncf.quantize`, ONNX",
+    "nncf-openvino": "`nncf.quantize`, OpenVINO",
     "floor": "floor: start, load, FP32 inferences",
 }
 METHODS = ("minmax", "entropy", "percentile")
@@ -138,22 +140,24 @@ def measure_memory(workdir: Path) -> dict[str, Any]:
 
 def measure_accuracy(workdir: Path, signs: Path) -> dict[str, Any]:
     """Quantize the trained network on the same 256 images by every method; judge each."""
-    model = signs / "alexnet.onnx"
-    if not model.exists():
-        sys.exit(f"{model}: no such file; train it first: make signs")
+    checkpoint = signs / "alexnet.pt"
+    if not checkpoint.exists():
+        sys.exit(f"{checkpoint}: no such file; train it first: make signs")
     folder = workdir / "signs"
     folder.mkdir(exist_ok=True)
-    shutil.copy(model, folder / "alexnet.onnx")
-    train, listed = DATA / "signs/train", folder / "images.txt"
+    # Logits: ONNX Runtime quantizes a softmax too, and 8 bits of probabilities have no logarithm.
     run_process(
-        [*COMMAND, "calibrate", "--images", str(train), "--max-images", "256",
-         "--save-image-list", str(listed)], folder=folder,
-    )  # fmt: skip
+        [*COMMAND, "export", str(checkpoint), "--logits", "--out", "alexnet.onnx"], folder=folder
+    )
+    train = DATA / "signs/train"
+    run_process(
+        [*COMMAND, "calibrate", "--images", str(train), "--image-list", str(LIST)], folder=folder
+    )
     run_process([*COMMAND, "build", "--int8"], folder=folder)
     images = folder / "images"
     shutil.rmtree(images, ignore_errors=True)
     images.mkdir()
-    for index, line in enumerate(listed.read_text().splitlines()):
+    for index, line in enumerate(LIST.read_text().splitlines()):
         source = train / line.partition("  ")[2]
         (images / f"{index:04d}{source.suffix}").symlink_to(source.resolve())
     found = {"alexnet-edge": judge_engine(folder, "alexnet.int8.onnx")}
@@ -196,7 +200,10 @@ def judge(result: dict[str, Any]) -> list[tuple[str, str, bool]]:
          f"{ratio['ort-entropy-ranges']:.2f}×", ratio["ort-entropy-ranges"] >= 3.5),
         ("3.5× faster than ONNX Runtime quantize_static Entropy",
          f"{ratio['ort-entropy']:.2f}×", ratio["ort-entropy"] >= 3.5),
-        ("6× faster than nncf.quantize", f"{ratio['nncf']:.2f}×", ratio["nncf"] >= 6),
+        ("6× faster than nncf.quantize on the ONNX model",
+         f"{ratio['nncf-onnx']:.2f}×", ratio["nncf-onnx"] >= 6),
+        ("6× faster than nncf.quantize on OpenVINO's",
+         f"{ratio['nncf-openvino']:.2f}×", ratio["nncf-openvino"] >= 6),
         ("within 1.3× of the floor", f"{1 / ratio['floor']:.2f}×", 1 / ratio["floor"] <= 1.3),
         ("peak RSS at most 1 GiB", f"{largest / 2**30:.3f} GiB", largest <= 2**30),
         ("peak RSS of 64 and of 5,000 images within 5 %", f"{spread:.1%}", spread <= 0.05),

@@ -10,16 +10,16 @@ gets the same tensors, decoded by `PreprocessSpec.decode`, one image at a time.
     …-u8                                      the same with UINT8 activations and weights per
                                               channel
     ort-…-ranges                              its calibrator alone: ranges, and no graph written
-    nncf                                      nncf.quantize on OpenVINO
+    nncf-onnx, nncf-openvino                  nncf.quantize at its defaults on all images, by either
+                                              of its backends
     floor                                     start, load, and as many FP32 inferences; no image
                                               is read
 """
 
 from __future__ import annotations
 
-import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +75,21 @@ def run_onnxruntime(name: str, model: Path, reader: Reader, out: Path) -> None:
     )  # fmt: skip
 
 
-def run_nncf(model: Path, batches: Iterator[AnyArray], count: int, out: Path) -> None:
+def run_nncf(backend: str, model: Path, batches: Iterator[AnyArray], count: int, out: Path) -> None:
     import nncf
+
+    if backend == "onnx":
+        import onnx
+
+        loaded = onnx.load(model)
+        name = loaded.graph.input[0].name
+        dataset = nncf.Dataset(batches, lambda batch: {name: batch})
+        onnx.save(nncf.quantize(loaded, dataset, subset_size=count), out)
+        return
     import openvino
 
     dataset = nncf.Dataset(batches, lambda batch: batch)
-    quantized = nncf.quantize(
-        openvino.Core().read_model(model), dataset, subset_size=count,
-        preset=nncf.QuantizationPreset.MIXED,
-    )  # fmt: skip
+    quantized = nncf.quantize(openvino.Core().read_model(model), dataset, subset_size=count)
     openvino.save_model(quantized, out.with_suffix(".xml"))
 
 
@@ -109,18 +115,14 @@ def main() -> None:
     spec = graph.preprocess
     assert spec is not None
     images = open_images(folder)
-    jobs: dict[str, Callable[[], None]] = {
-        "nncf": lambda: run_nncf(
-            model, itertools.chain(read_images(spec, images)), len(images), out
-        ),
-        "floor": lambda: run_floor(model, spec.input_shape, len(images)),
-    }
-    job = jobs.get(name) or (
-        lambda: run_onnxruntime(
-            name, model, Reader(graph.input.name, read_images(spec, images)), out
-        )
-    )
-    job()
+    batches = read_images(spec, images)
+    kind, _, backend = name.partition("-")
+    if kind == "floor":
+        run_floor(model, spec.input_shape, len(images))
+    elif kind == "nncf":
+        run_nncf(backend, model, batches, len(images), out)
+    else:
+        run_onnxruntime(name, model, Reader(graph.input.name, batches), out)
 
 
 if __name__ == "__main__":

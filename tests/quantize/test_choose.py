@@ -6,13 +6,16 @@ import dataclasses
 import shutil
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
 import pytest
 
-from alexnet_edge.dataset import open_images
+from alexnet_edge.dataset import ImageReader, open_images
 from alexnet_edge.errors import DatasetError, StaleArtifactError, TableError
 from alexnet_edge.quantize.calibrate import CalibrationSettings, calibrate
 from alexnet_edge.quantize.choose import AUTO, Choice, Trial, choose, decide, read_evidence
-from alexnet_edge.quantize.scales import CPU, TENSORRT
+from alexnet_edge.quantize.layerwise import FLOAT, Layerwise
+from alexnet_edge.quantize.scales import CPU, TENSORRT, Dialect
 from alexnet_edge.quantize.table import Range, load_table
 from alexnet_edge.quantize.thresholds import METHODS
 from tests.foreign import SPEC, write_foreign
@@ -241,3 +244,87 @@ def test_a_graph_of_a_fixed_batch_is_judged_image_by_image(tmp_path):
     choice = decide(path, table, CPU)
     assert choice.images == 2
     assert {trial.candidate for trial in choice.trials} >= METHODS.keys()
+
+
+def put_on_grid(source, target, bits, *, outlier):
+    """Write a graph whose weights are integers already, in one layer beside a huge weight."""
+    model, largest = onnx.load(source), 2 ** (bits - 1) - 1
+    for tensor in model.graph.initializer:
+        weight = onnx.numpy_helper.to_array(tensor).copy()
+        if weight.ndim == 1:
+            continue
+        rows = weight.reshape(len(weight), -1)
+        scales = np.abs(rows).max(axis=1, keepdims=True) / largest
+        rows[:] = np.rint(rows / scales) * scales
+        if tensor.name == "classifier.1.weight":
+            rows[0] = -1  # never active, whatever weighs it
+        if tensor.name == "classifier.4.weight" and outlier:
+            rows[:, 0] = np.abs(rows).max(axis=1) / 0.6
+        tensor.CopyFrom(onnx.numpy_helper.from_array(weight, tensor.name))
+    onnx.save(model, target)
+
+
+@pytest.mark.parametrize("outlier", [True, False])
+def test_weights_of_least_error_are_kept_where_the_largest_is_an_outlier(
+    tiny_onnx, tmp_path, outlier
+):
+    path, coarse = tmp_path / "grid.onnx", Dialect("cpu", weight_bits=4)
+    put_on_grid(tiny_onnx, path, coarse.weight_bits, outlier=outlier)
+    images = open_images("digits:train").sample(64)
+    choice = decide(path, calibrate(path, images, CalibrationSettings()), coarse)
+    assert (choice.weight_ranges == "mse") == outlier
+    trials = by_candidate(choice)
+    best = max(sqnr(trials[name]) for name in METHODS)
+    assert (sqnr(trials["weights mse"]) > best + 3) == outlier
+
+
+@DIALECTS
+def test_a_correction_that_fits_other_images_is_not_kept(tiny_onnx, table, evidence, dialect):
+    others = dataclasses.replace(evidence, fit=-2 * evidence.fit)
+    choice = choose(tiny_onnx, table, others, dialect)
+    assert sqnr(by_candidate(choice)["bias correction"]) < 20 < sqnr(by_candidate(choice)["minmax"])
+    assert not choice.bias_corrections
+
+
+@DIALECTS
+def test_corrections_give_every_layer_its_mean_again(tiny_onnx, table, evidence, dialect):
+    clipped = scaled(table, 0.4, tensors=("features.2.out",))
+    choice = choose(tiny_onnx, clipped, evidence, dialect)
+    network = Layerwise(tiny_onnx, dialect)
+    ranges = choice.ranges(clipped.tensors_without_held_out)
+
+    def mean_outputs(settings):
+        activations = network.begin(evidence.fit)
+        for index, setting in enumerate(settings):
+            activations, means = network.step(index, activations, setting)
+            yield np.concatenate(means).mean(axis=0)
+
+    corrections = {k: np.float32(v) for k, v in choice.bias_corrections.items()}
+    exact = list(mean_outputs([FLOAT] * 8))
+    plain = list(mean_outputs(network.settings(ranges, weights=choice.weight_ranges)))
+    corrected = mean_outputs(
+        network.settings(ranges, weights=choice.weight_ranges, corrections=corrections)
+    )
+    for wanted, shifted, found in zip(exact, plain, corrected, strict=True):
+        assert np.linalg.norm(found - wanted) < 0.1 * np.linalg.norm(shifted - wanted)
+
+
+def test_methods_are_judged_by_ranges_that_the_held_out_images_have_not_widened(
+    tiny_onnx, table, evidence
+):
+    spoiled = scaled(table, 30, methods=("minmax",))
+    unseen = dataclasses.replace(table, tensors=spoiled.tensors)
+    seen = dataclasses.replace(spoiled, tensors=table.tensors)
+    choice = choose(tiny_onnx, unseen, evidence, CPU)
+    assert choice == choose(tiny_onnx, table, evidence, CPU)
+    assert not by_candidate(choose(tiny_onnx, seen, evidence, CPU))["minmax"].kept
+
+
+def test_corrections_are_fitted_on_every_class(tiny_onnx, digits_folders, tmp_path):
+    images = open_images(digits_folders / "val")
+    table = calibrate(tiny_onnx, images, CalibrationSettings(max_images=48))
+    batch = next(iter(ImageReader(images, table.preprocess, batch_size=len(images))))
+    labels = {x.tobytes(): item.label for x, item in zip(batch.tensor, batch.items, strict=True)}
+    fit = read_evidence(table, None, tmp_path).fit
+    assert len(fit) == 32
+    assert {labels[image.tobytes()] for image in fit} == set(range(10))

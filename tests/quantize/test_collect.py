@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -189,10 +190,8 @@ def test_pixels_are_counted_in_the_networks_channel_order(tmp_path, images):
     network = describe(write_foreign(tmp_path / "foreign.onnx"))
     found = observe(network, [(0, [item]) for item in images.items], spec=SPEC)[0]
     assert state(found[INPUT]) == state(observe_directly(SPEC, images.items))
-    rgb = dataclasses.replace(SPEC, color="RGB")
-    assert state(found[INPUT]) != state(observe_directly(rgb, images.items)), (
-        "else it proves little"
-    )
+    rgb = observe_directly(dataclasses.replace(SPEC, color="RGB"), images.items)
+    assert state(found[INPUT]) != state(rgb), "else it would prove little"
 
 
 def test_bytes_that_the_graph_normalizes_are_counted_as_floats_are(
@@ -211,10 +210,9 @@ def test_a_batch_that_is_not_full_counts_its_own_rows(tmp_path, images, count):
     one = describe(write_foreign(tmp_path / "one.onnx"))
     four = describe(write_edited(tmp_path / "four.onnx", batch=4, rows=4))
     expected = observe(one, [(0, [item]) for item in items], spec=SPEC)[0]
-    assert_close(
-        observe(four, [(0, items[:4])] + [(0, items[4:])] * (count > 4), spec=SPEC)[0], expected
-    )
-    assert_close(observe(four, [(0, [BAD, *items[:3]]), (0, items[3:])], spec=SPEC)[0], expected)
+    for batches in ([items[:4], items[4:]], [[BAD, *items[:3]], items[3:]]):
+        found = observe(four, [(0, batch) for batch in batches], spec=SPEC)[0]
+        assert_close(found, expected)
 
 
 def test_a_tensor_without_a_row_for_each_image_is_observed_whole(tmp_path, images):
@@ -264,9 +262,12 @@ class Watched(ImageItem):
         return super().load()
 
 
-def interrupt(_=None):
-    """Do what Ctrl-C does."""
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+@pytest.fixture
+def interrupt():
+    """What Ctrl-C does, also in a shell's background job, which would ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -279,23 +280,30 @@ def leaves_no_thread():
 @pytest.mark.usefixtures("leaves_no_thread")
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("where", ["on_batch", "a wait"])
-def test_an_interrupt_ends_the_pass(network, images, workers, where):
-    loaded = []
+def test_an_interrupt_ends_the_pass(network, images, interrupt, workers, where):
+    loaded, late, stopped = [], [], threading.Event()
+
+    def stop(_=None):
+        stopped.set()
+        interrupt()
 
     def on_load():
         loaded.append(None)
-        if where == "a wait" and len(loaded) == 40:
-            interrupt()
+        if stopped.is_set():
+            late.append(None)
+            time.sleep(0.2)  # ample for the main thread to act
+        elif where == "a wait" and len(loaded) == 40:
+            stop()
 
     items = [Watched(item.name, item.source, None, on_load) for item in images.items * 10]
-    on_batch = interrupt if where == "on_batch" else lambda _: None
     batches = [(0, [item]) for item in items]
+    on_batch = stop if where == "on_batch" else lambda _: None
     with pytest.raises(KeyboardInterrupt):
         collect(DIGITS_SPEC, batches, lambda: network, workers=workers, on_batch=on_batch)
-    assert len(loaded) < len(items)
+    assert len(late) <= 2 * workers, "batches that wait are not begun"
 
 
-def test_an_interrupted_calibration_ends_its_threads(tiny_onnx, images):
+def test_an_interrupted_calibration_ends_its_threads(tiny_onnx, images, interrupt):
     before, seen = set(threading.enumerate()), []
 
     def on_progress(progress):

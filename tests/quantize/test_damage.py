@@ -9,12 +9,15 @@ import pytest
 
 from alexnet_edge.dataset import ImageReader, open_images
 from alexnet_edge.errors import DatasetError
+from alexnet_edge.export import ExportSettings, export_onnx
+from alexnet_edge.model import load_checkpoint
 from alexnet_edge.quantize.choose import Choice
 from alexnet_edge.quantize.damage import choose_spared, measure, settings_of
 from alexnet_edge.quantize.layerwise import FLOAT, Layerwise
 from alexnet_edge.quantize.scales import CPU, TENSORRT
 from alexnet_edge.quantize.table import Range, load_table
 from alexnet_edge.similarity import centred_logits, mean_kl, sqnr_db
+from tests.conftest import DIGITS_SPEC
 
 BATCH = 16
 
@@ -137,6 +140,35 @@ def test_without_labels_the_drop_is_the_share_that_changed(network, table, choic
     assert (found.labelled, found.top1) == (0, None)
     assert found.agreement < 1
     assert found.drop_pp == pytest.approx(100 * (1 - found.agreement))
+
+
+def test_images_without_a_label_are_left_out_of_top1_alone(network, table, choice, images):
+    items = tuple(
+        dataclasses.replace(item, label=item.label if index % 4 == 0 else None)
+        for index, item in enumerate(images.items)
+    )
+    wanted = candidates(network, broken(table, "flatten.out"), choice)
+    partly = measure(network, read(network, dataclasses.replace(images, items=items)), wanted)
+    labelled = measure(
+        network, read(network, dataclasses.replace(images, items=items[::4])), wanted
+    )
+    whole = measure(network, read(network, images), wanted)
+    for name, damage in partly.items():
+        assert (damage.images, damage.labelled) == (40, 10)
+        assert damage.agreement == whole[name].agreement
+        assert (damage.top1, damage.drop_pp) == (labelled[name].top1, labelled[name].drop_pp)
+
+
+def test_the_fill_of_a_fixed_batch_is_not_counted(
+    tiny_checkpoint, network, table, choice, batches, tmp_path
+):
+    path = tmp_path / "fixed.onnx"
+    export_onnx(load_checkpoint(tiny_checkpoint), DIGITS_SPEC, ExportSettings(batch=3), path)
+    fixed = Layerwise(path, TENSORRT)
+    spoiled = broken(table, "flatten.out")
+    expected = measure(network, batches, candidates(network, spoiled, choice))["all"]
+    found = measure(fixed, batches, candidates(fixed, spoiled, choice))["all"]
+    assert dataclasses.astuple(found) == pytest.approx(dataclasses.astuple(expected), rel=1e-3)
 
 
 def test_no_image_is_an_error(network, table, choice):

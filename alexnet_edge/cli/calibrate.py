@@ -132,15 +132,15 @@ def _require_method(name: str) -> None:
 def _rank_into(
     output: Output, model: Path, table: CalibrationTable, target: Path
 ) -> CalibrationTable:
-    """Choose for both dialects and save the choices with the table."""
+    """Choose for this CPU and for TensorRT, and save the choices with the table."""
     import dataclasses
 
-    from alexnet_edge.quantize.scales import CPU, TENSORRT
+    from alexnet_edge.engine.build import BuildSettings
     from alexnet_edge.quantize.table import load_table
 
+    dialects = (BuildSettings("int8", runtime).dialect for runtime in ("onnxruntime", "tensorrt"))
     choices = {
-        dialect.name: choose_method(output, model, table, dialect).to_dict()
-        for dialect in (CPU, TENSORRT)
+        dialect.key: choose_method(output, model, table, dialect).to_dict() for dialect in dialects
     }
     dataclasses.replace(table, choices=choices).save(target)
     return load_table(target)

@@ -151,6 +151,8 @@ def calibrate(
     rest, held = collect(spec, batches, loading.load, workers=workers, on_batch=progress)
     graph = loading.hashed()
     merged = _merge(rest, held)
+    if not any(histogram.counts.any() for histogram in rest.values()):
+        rest, held_out = merged, ()  # only images that were to be held out could be read
     for histograms in (merged, rest):
         histograms |= {name: histograms[source] for name, source in loading.aliases.items()}
     return CalibrationTable(
@@ -216,13 +218,13 @@ class _Loading:
 
 
 def hold_out(images: ImageSet) -> tuple[ImageItem, ...]:
-    """Return the images that methods are judged on: every eighth, 64 at most.
+    """Return the images that methods are judged on: every fourth, 64 at most.
 
     They are evenly spread over the names in order, so over class folders too, and do not depend on
     the order of the set. One image alone is nobody's judge: a set of one holds out none.
     """
     ordered = sorted(images.items, key=lambda item: item.name)
-    stride = max(8, math.ceil(len(ordered) / MOST_HELD_OUT))
+    stride = max(4, math.ceil(len(ordered) / MOST_HELD_OUT))
     return tuple(ordered[1:2] if len(ordered) < stride else ordered[stride - 1 :: stride])
 
 

@@ -6,7 +6,7 @@ answers on the held-out images are compared with the float ones. The winner's ra
 from all images.
 
 In this order, each step kept only where the noise of the logits falls by more than `WORTH`, and on
-so many of the images that chance does not explain it (`SURE`):
+so many of the images that chance does not explain it (`SURE_OF_ONE`, `SURE_OF_MANY`):
 
 1. each method for all tensors; the best one stays,
 2. for each tensor in turn, the other methods (a mixture),
@@ -39,9 +39,10 @@ from alexnet_edge.similarity import Logits, centred_logits, mean_kl, sqnr_db
 WORTH = 0.02
 """Share of the noise that a mixture, weight search or correction must remove to be kept."""
 
-SURE = 2.5
-"""Standard errors by which the mean of the images' log noise must fall: some thirty candidates are
-tried on a few dozen images, so one of them will look better by luck."""
+SURE_OF_ONE, SURE_OF_MANY = 1.65, 2.5
+"""Standard errors by which the mean of the images' noise must fall: one side of 5 % for what is
+tried once, and of 0.6 % for mixtures, of which some thirty are tried, so one will look better by
+luck."""
 
 SCREENED = 16
 """Images on which a method for one tensor must do no worse, before it is tried on all."""
@@ -133,8 +134,6 @@ class Choice:
         )
 
 
-_SMALLEST = float(np.finfo(np.float64).tiny)
-
 AUTO = "auto"
 """The method that is chosen by evidence."""
 
@@ -169,7 +168,7 @@ def decide(
     if method != AUTO:
         table.ranges(method)
         return Choice(dict.fromkeys(table.tensors, method))
-    stored = table.choices.get(dialect.name)
+    stored = table.choices.get(dialect.key)
     if stored is not None and images is None:
         return _read_choice(stored)
     evidence = read_evidence(table, images, folder or path.parent)
@@ -328,7 +327,7 @@ class _Chooser:
             if noise.sum() >= self._best.noise[: len(noise)].sum():
                 continue
             noise = self._noise(self._answers(index, activations, settings))
-            if _is_better(noise, self._best.noise):
+            if _is_better(noise, self._best.noise, SURE_OF_MANY):
                 self._best = dataclasses.replace(self._best, methods=methods, noise=noise)
 
     def search_weights(self) -> None:
@@ -336,7 +335,7 @@ class _Chooser:
         self._step("weights mse")
         settings = self._settings(self._best.methods, weights="mse")
         noise = self._try("weights mse", settings)
-        if _is_better(noise, self._best.noise):
+        if _is_better(noise, self._best.noise, SURE_OF_ONE):
             self._best = dataclasses.replace(self._best, weights="mse", noise=noise)
             self._keep("weights mse")
 
@@ -348,7 +347,7 @@ class _Chooser:
             "bias correction",
             self._settings(self._best.methods, self._best.weights, corrections),
         )
-        if _is_better(noise, self._best.noise):
+        if _is_better(noise, self._best.noise, SURE_OF_ONE):
             self._best = dataclasses.replace(self._best, corrections=corrections, noise=noise)
             self._keep("bias correction")
 
@@ -421,13 +420,13 @@ class _Chooser:
         self._done += 1
 
 
-def _is_better(noise: Noise, than: Noise) -> bool:
+def _is_better(noise: Noise, than: Noise, sure: float) -> bool:
     """Whether noise falls by enough, and on enough images for chance not to explain it."""
     if noise.sum() >= (1 - WORTH) * than.sum():
         return False
-    changes = np.log(np.maximum(noise, _SMALLEST) / np.maximum(than, _SMALLEST))
+    changes = noise - than
     error = changes.std(ddof=1) / np.sqrt(len(changes)) if len(changes) > 1 else 0.0
-    return bool(changes.mean() < -SURE * error)
+    return bool(changes.mean() < -sure * error)
 
 
 def _alike(one: Range, other: Range) -> bool:

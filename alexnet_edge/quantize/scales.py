@@ -41,6 +41,11 @@ class Dialect:
     weight_bits: int = 8
 
     @property
+    def key(self) -> str:
+        """What choices of methods are kept by: `cpu`, `cpu-7` or `tensorrt`."""
+        return self.name if self.weight_bits == 8 else f"{self.name}-{self.weight_bits}"
+
+    @property
     def symmetric(self) -> bool:
         """Whether activations are INT8 with zero point 0, rather than UINT8 over their values."""
         return self.name == "tensorrt"

@@ -54,7 +54,7 @@ class CalibrationTable:
         tensors_without_held_out: the same, measured without the images that are held out.
         parameters: of the methods; ranges by others are not comparable.
         tool: versions of what measured.
-        choices: dialect to a `choose.Choice` as JSON, where methods were ranked already.
+        choices: `Dialect.key` to a `choose.Choice` as JSON, where methods were ranked already.
         sha256: of the file that it was read from; empty before it is saved.
     """
 

@@ -67,7 +67,7 @@ def test_build_ranks_the_methods_and_the_manifest_says_what_was_kept(run, folder
     kept = [trial["candidate"] for trial in options["ranking"] if trial["kept"]]
     assert options["bias_correction"] == ("bias correction" in kept)
     assert options["weight_ranges"] == ("mse" if "weights mse" in kept else "minmax")
-    assert options["judged_on"] == 8
+    assert options["judged_on"] == 16
     named = run("build", "--int8", "--method", "entropy", "--json", "-")
     assert manifest_of(named)["options"]["method"] == "entropy"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import functools
 import importlib.metadata
@@ -21,6 +22,9 @@ _PACKAGES = (
     "tensorrt-rtx",
     "torch",
 )
+
+_M_ARENA_MAX = -8
+"""Of malloc.h."""
 
 
 def environment() -> dict[str, Any]:
@@ -84,6 +88,15 @@ def has_vnni() -> bool:
 def total_memory_bytes() -> int:
     """Return the machine's physical memory."""
     return int(os.sysconf("SC_PAGE_SIZE")) * int(os.sysconf("SC_PHYS_PAGES"))
+
+
+def limit_malloc_arenas(count: int) -> bool:
+    """Let the threads of this process share so many heaps; return whether the C library can.
+
+    glibc gives every thread a heap of its own, and each keeps the largest that it ever needed.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(_M_ARENA_MAX, count))
 
 
 @functools.cache

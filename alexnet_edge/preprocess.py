@@ -264,7 +264,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     image.load()
     upright = ImageOps.exif_transpose(image) if _is_turned(image) else image
     if upright.mode == "RGB":
-        return upright.copy() if upright is image else upright
+        return upright
     if upright.mode in _SIXTEEN_BIT_MODES:
         samples = np.clip(np.asarray(upright).astype(np.int64), 0, 65535) >> 8
         return Image.fromarray(samples.astype(np.uint8)).convert("RGB")

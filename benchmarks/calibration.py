@@ -48,7 +48,6 @@ NAMES = {
     "ort-minmax": "ONNX Runtime `quantize_static`, MinMax",
     "ort-entropy-ranges": "ONNX Runtime Entropy, ranges alone",
     "ort-entropy": "ONNX Runtime `quantize_static`, Entropy",
-    "ort-percentile": "ONNX Runtime `quantize_static`, Percentile",
     "nncf-onnx": "`nncf.quantize`, ONNX",
     "nncf-openvino": "`nncf.quantize`, OpenVINO",
     "floor": "floor: start, load, FP32 inferences",

@@ -69,6 +69,7 @@ def calibrate(
     import dataclasses
 
     from alexnet_edge.errors import InputError
+    from alexnet_edge.machine import limit_malloc_arenas
     from alexnet_edge.quantize.image_list import write_image_list
     from alexnet_edge.quantize.recipe import load_recipe
     from alexnet_edge.quantize.trt_cache import encode_version, parse_version
@@ -88,6 +89,7 @@ def calibrate(
         load_recipe(recipe), **{key: value for key, value in given.items() if value is not None}
     )
     settings = dataclasses.replace(settings, every_tensor=cache is not None)
+    limit_malloc_arenas(2)  # thousands of images would leave their marks in each thread's heap
     if image_list is not None:
         settings = dataclasses.replace(settings, max_images=max_images)
     target = out or default_table(model)

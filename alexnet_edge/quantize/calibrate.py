@@ -54,7 +54,7 @@ class CalibrationSettings:
     """
 
     max_images: int | None = None
-    batch_size: int = 16
+    batch_size: int = 8
     seed: int = 0
     workers: int | None = None
     max_bad: float = 0.01

@@ -223,7 +223,7 @@ def _decode(items: Sequence[ImageItem], spec: PreprocessSpec) -> Decoded:
     crops, skipped = [], []
     for item in items:
         try:
-            crops.append(spec.crop_center(spec.resize_shorter(item.load())))
+            crops.append(np.ascontiguousarray(spec.crop_center(spec.resize_shorter(item.load()))))
         except ImageError as error:
             skipped.append(SkippedImage(item.name, error.message))
     return crops, skipped

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import datetime
 import functools
 import importlib.metadata
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,26 @@ _PACKAGES = (
     "torch",
 )
 
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """An NVIDIA GPU, as its driver describes it.
+
+    Attributes:
+        index: CUDA's number of it.
+        name: the product's.
+        compute_capability: as `8.7`.
+        integrated: whether it shares its memory with the CPU, as on a Jetson.
+        memory_bytes: what CUDA can use.
+    """
+
+    index: int
+    name: str
+    compute_capability: str
+    integrated: bool
+    memory_bytes: int
+
+
 _M_ARENA_MAX = -8
 """Of malloc.h."""
 
@@ -35,6 +57,7 @@ def environment() -> dict[str, Any]:
         "cores": usable_cores(),
         "vnni": has_vnni(),
         "board": board_name(),
+        "gpus": [dataclasses.asdict(gpu) for gpu in nvidia_gpus()],
         "os": platform.platform(),
         "python": platform.python_version(),
         "load_1min": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
@@ -73,6 +96,22 @@ def board_name() -> str | None:
         return None
 
 
+def l4t_release(path: Path = Path("/etc/nv_tegra_release")) -> tuple[int, ...] | None:
+    """Return the release of Jetson Linux (L4T), as (36, 4, 3), or None elsewhere.
+
+    Args:
+        path: the file that states it: `# R36 (release), REVISION: 4.3, GCID: …`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    match = re.search(r"R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)", text)
+    if match is None:
+        return None
+    return (int(match[1]), *(int(part) for part in match[2].split(".")))
+
+
 def has_vnni() -> bool:
     """Return whether UINT8 × INT8 products can be summed without 16-bit saturation.
 
@@ -88,6 +127,49 @@ def has_vnni() -> bool:
 def total_memory_bytes() -> int:
     """Return the machine's physical memory."""
     return int(os.sysconf("SC_PAGE_SIZE")) * int(os.sysconf("SC_PHYS_PAGES"))
+
+
+def nvidia_gpus() -> tuple[Gpu, ...]:
+    """Return the GPUs that the NVIDIA driver shows this process; none where there is no driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return ()
+    return read_gpus(driver)
+
+
+def read_gpus(driver: Any) -> tuple[Gpu, ...]:
+    """Return the GPUs that a loaded CUDA driver library lists; none where it does not start."""
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return ()
+    return tuple(_read_gpu(driver, index) for index in range(count.value))
+
+
+_MAJOR, _MINOR, _INTEGRATED = 75, 76, 18
+"""Of CUdevice_attribute in cuda.h: the compute capability's two parts, and shared memory."""
+
+
+def _read_gpu(driver: Any, index: int) -> Gpu:
+    device = ctypes.c_int(0)
+    driver.cuDeviceGet(ctypes.byref(device), index)
+    name = ctypes.create_string_buffer(256)
+    driver.cuDeviceGetName(name, len(name), device)
+    memory = ctypes.c_size_t(0)
+    driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+
+    def attribute(number: int) -> int:
+        value = ctypes.c_int(0)
+        driver.cuDeviceGetAttribute(ctypes.byref(value), number, device)
+        return value.value
+
+    return Gpu(
+        index=index,
+        name=name.value.decode(errors="replace"),
+        compute_capability=f"{attribute(_MAJOR)}.{attribute(_MINOR)}",
+        integrated=bool(attribute(_INTEGRATED)),
+        memory_bytes=memory.value,
+    )
 
 
 def limit_malloc_arenas(count: int) -> bool:

@@ -71,3 +71,30 @@ def test_a_board_has_a_name_and_a_pc_has_none():
 def test_total_memory_is_what_the_kernel_counts():
     kibibytes = int(Path("/proc/meminfo").read_text().split("MemTotal:")[1].split()[0])
     assert machine.total_memory_bytes() == pytest.approx(kibibytes * 1024, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("text", "release"),
+    [
+        (
+            "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n",
+            (36, 4, 3),
+        ),
+        (
+            "# R32 (release), REVISION: 7.1, GCID: 29818004, BOARD: t210ref, EABI: aarch64",
+            (32, 7, 1),
+        ),
+        ("# R39 (release), REVISION: 2\n# KERNEL_VARIANT: oot\n", (39, 2)),
+        ("something else", None),
+        ("", None),
+    ],
+)
+def test_l4t_release_is_read_from_its_file(tmp_path, text, release):
+    path = tmp_path / "nv_tegra_release"
+    path.write_text(text)
+    assert machine.l4t_release(path) == release
+
+
+def test_a_pc_has_no_l4t_release(tmp_path):
+    assert machine.l4t_release(tmp_path / "nv_tegra_release") is None
+    assert machine.l4t_release(tmp_path) is None

@@ -19,6 +19,7 @@ from alexnet_edge.cli import (
     doctor,
     export,
     inspect,
+    lint,
     parity,
     sensitivity,
     summary,
@@ -36,7 +37,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _module in (
-    train, summary, export, calibrate, sensitivity, build, bench, parity, inspect, doctor, demo,
+    train, summary, export, calibrate, sensitivity, lint, build, bench, parity, inspect, doctor,
+    demo,
 ):  # fmt: skip
     _module.register(app)
 

@@ -45,7 +45,14 @@ MaxBadOption = Annotated[
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads (default: one per core).")
 ]
-DeviceOption = Annotated[str, typer.Option(help="cpu or cuda; what is asked for runs, or fails.")]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE",
+        help="cpu, cuda, or through ONNX Runtime tensorrt or tensorrt,cuda; cuda:1 is the second "
+        "GPU. What is asked for runs, or fails (default: what the engine is for).",
+    ),
+]
 
 
 class Output:

@@ -36,7 +36,7 @@ def bench(
     ] = 3.0,
     warmup: Annotated[float, typer.Option(min=0, help="Seconds of untimed ones before.")] = 0.5,
     min_samples: Annotated[int, typer.Option(min=1, help="Least timed inferences.")] = 50,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = None,
     threads: ThreadsOption = None,
     json: JsonOption = None,
 ) -> None:

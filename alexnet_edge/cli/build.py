@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alexnet_edge.cli._preprocess import PreprocessOptions, with_preprocess_options
-from alexnet_edge.cli._ranges import RangeSource
+from alexnet_edge.cli._ranges import RangeSource, default_table
 from alexnet_edge.cli._shared import (
     ClassesOption,
     ImagesOption,
     JsonOption,
     Output,
     label_images,
-    new_table,
     progress_bar,
 )
 
 if TYPE_CHECKING:
     from alexnet_edge.engine.build import BuildSettings
     from alexnet_edge.engine.profile import BatchRange, Profile
+    from alexnet_edge.quantize.table import CalibrationTable
 
 
 def register(app: typer.Typer) -> None:
@@ -82,6 +82,31 @@ def build(
     any_versions: Annotated[
         bool, typer.Option("--any-versions", help="Accept a table that other versions measured.")
     ] = False,
+    fp16_rest: Annotated[
+        bool, typer.Option("--fp16-rest", help="With --int8: FP16 for what is not INT8.")
+    ] = False,
+    sparse: Annotated[
+        bool,
+        typer.Option(
+            "--sparse", help="Prune weights to 2:4 sparsity; the loss is measured on --images."
+        ),
+    ] = False,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="For later versions and the lean runtime.")
+    ] = False,
+    optimization_level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="How long TensorRT searches for kernels.")
+    ] = None,
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Kernel times: read if it exists, and written."),
+    ] = None,
+    dla_core: Annotated[
+        int | None, typer.Option(min=0, help="Of a profile with a DLA (default: 0).")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be built; build nothing.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="ENGINE", help="(default: beside the model).")
     ] = None,
@@ -94,9 +119,11 @@ def build(
 
     Example: alexnet-edge build alexnet.onnx --int8 --runtime tensorrt-rtx
     """
-    from alexnet_edge.dataset import read_classes
+    from alexnet_edge.cli._build_output import show_manifest
+    from alexnet_edge.dataset import open_images, read_classes
     from alexnet_edge.engine.build import BuildSettings, build_engine, default_out
     from alexnet_edge.engine.profile import load_profile
+    from alexnet_edge.engine.vendor import TensorRTOptions
 
     output = Output(json)
     source = RangeSource(
@@ -104,7 +131,7 @@ def build(
         any_versions=any_versions, judged=max_drop is not None,
     )  # fmt: skip
     precision = _precision(fp32=fp32, fp16=fp16, int8=int8)
-    _require_sense(source, precision, max_drop)
+    _require_sense(source, precision, max_drop, sparse=sparse)
     board = load_profile(profile) if profile is not None else None
     settings = BuildSettings(
         precision=precision,
@@ -116,8 +143,14 @@ def build(
         weight_bits=weight_bits,
         allow_fallback=allow_fallback,
         any_versions=any_versions,
+        tensorrt=TensorRTOptions(
+            fp16_rest, sparse, version_compatible, optimization_level, timing_cache, dla_core
+        ),
     )
     engine = out or default_out(model, settings)
+    if dry_run:
+        _show_plan(output, source, engine, settings, max_drop)
+        return
     names = read_classes(classes) if classes else None
     ranges: dict[str, Any] = {}
     if precision == "int8":
@@ -125,28 +158,67 @@ def build(
         ranges = source.open(output, measured, settings.dialect)
     if max_drop is not None and ranges:
         settings = _spare(output, source, settings, ranges, max_drop, names)
-    manifest = build_engine(
-        model, engine, settings, **ranges, preprocess=source.preprocess, classes=names
-    )
-    listing = new_table("layer", "op", "precision")
-    for layer in manifest.layers:
-        listing.add_row(layer.name, layer.op, layer.precision)
-    output.show(listing)
-    output.say(
-        f"{engine}: {engine.stat().st_size / 1e6:.1f} MB, {precision}, {manifest.runtime} "
-        f"{manifest.runtime_version}; manifest {engine.name}.json"
-    )
-    if manifest.preprocess is None:
-        output.say("nothing says how images are prepared for it; parity will ask")
+    judged = open_images(images) if sparse and images is not None else None
+    with progress_bar("building") as update:
+        manifest = build_engine(
+            model, engine, settings, **ranges, preprocess=source.preprocess, classes=names,
+            images=judged, on_progress=lambda what, done, total: update(done, total, what),
+        )  # fmt: skip
+    show_manifest(output, engine, manifest)
     output.finish(manifest)
 
 
-def _require_sense(source: RangeSource, precision: str, max_drop: float | None) -> None:
+def _show_plan(
+    output: Output,
+    source: RangeSource,
+    engine: Path,
+    settings: BuildSettings,
+    max_drop: float | None,
+) -> None:
+    """Print what a build would do, and do none of it."""
+    from alexnet_edge.cli._build_output import show_plan
+    from alexnet_edge.engine.plan import plan_build
+    from alexnet_edge.engine.precision import Given
+
+    table, told = _find_ranges(source, engine) if settings.precision == "int8" else (None, None)
+    given = Given(table=table, preprocess=source.preprocess)
+    plan = plan_build(source.model, engine, settings, given, ranges=told)
+    show_plan(output, plan)
+    if max_drop is not None:
+        output.say(
+            f"layers to spare would be chosen on {source.images}: the fewest that keep the drop "
+            f"of top-1 within {max_drop:g} pp"
+        )
+    output.finish(plan)
+
+
+def _find_ranges(source: RangeSource, engine: Path) -> tuple[CalibrationTable | None, str | None]:
+    """Return the table that a build would use, if it exists, and where ranges come from."""
+    from alexnet_edge.quantize.table import load_table
+    from alexnet_edge.quantize.trt_cache import load_cache
+
+    if source.cache is not None:
+        cache = load_cache(source.cache)
+        return None, f"calibration cache {source.cache}, {len(cache.amax)} tensors"
+    beside = default_table(source.model)
+    measures = source.images is not None and not (source.judged and beside.exists())
+    if source.table is None and measures:
+        return None, f"to be measured on {source.images} into {engine.name}.table.json"
+    file = source.table or (beside if beside.exists() else None)
+    if file is None:
+        return None, None
+    return load_table(file), f"table {file}, method {source.method}"
+
+
+def _require_sense(
+    source: RangeSource, precision: str, max_drop: float | None, *, sparse: bool
+) -> None:
     """Refuse options that contradict each other."""
-    given = [source.table, source.images, source.cache, max_drop]
+    given = [source.table, source.cache, max_drop, None if sparse else source.images]
     if precision != "int8" and any(value is not None for value in given):
         raise typer.BadParameter(
-            f"--table, --images, --cache and --max-drop are for --int8, not --{precision}"
+            f"--table, --cache, --max-drop, and --images without --sparse, are for --int8, "
+            f"not --{precision}"
         )
     if source.cache is not None and any(v is not None for v in (source.table, max_drop)):
         raise typer.BadParameter("--cache stands alone: no --table and no --max-drop with it")

@@ -28,11 +28,21 @@ def export(
         "alexnet.pt"
     ),
     out: Annotated[
-        Path | None, typer.Option(help="The ONNX file (default: beside the checkpoint).")
+        Path | None,
+        typer.Option(
+            help="The ONNX file (default: CHECKPOINT.onnx, or CHECKPOINT.dla.onnx with --dla)."
+        ),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(help="A fixed batch size (default: a dynamic axis).")
+        int | None,
+        typer.Option(help="A fixed batch size (default: a dynamic axis; 1 with --dla)."),
     ] = None,
+    dla: Annotated[
+        bool,
+        typer.Option(
+            "--dla", help="For the DLA of a Jetson: linear layers as convolutions, a fixed batch."
+        ),
+    ] = False,
     logits: Annotated[bool, typer.Option("--logits", help="Leave the softmax out.")] = False,
     input: Annotated[
         str, typer.Option(help="float32 NCHW, or uint8 NHWC normalized in the graph.")
@@ -73,14 +83,14 @@ def export(
     if images is not None:
         reader = ImageReader(open_images(images).sample(8), spec.with_input("uint8"))
         crops = np.concatenate([part.tensor for part in reader])
-    result = export_onnx(
-        loaded, spec, ExportSettings(batch, logits, opset), out or checkpoint.with_suffix(".onnx"),
-        crops=crops,
-    )  # fmt: skip
+    settings = ExportSettings(batch, logits, opset, dla)
+    target = out or checkpoint.with_suffix(".dla.onnx" if dla else ".onnx")
+    result = export_onnx(loaded, spec, settings, target, crops=crops)
     kinds = sorted({check.input for check in result.checks}, reverse=True)
     output.say(
         f"{result.onnx}: {result.size_bytes / 1e6:.1f} MB, opset {result.opset}, "
-        f"input {spec.input} {'×'.join(map(str, spec.input_shape))}"
+        f"input {spec.input} {'×'.join(map(str, spec.input_shape))}, "
+        + (f"batch {settings.fixed_batch}" if settings.fixed_batch else "any batch")
     )
     output.say(
         f"checked against PyTorch on {' and '.join(kinds)}: relative error "

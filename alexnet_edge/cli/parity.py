@@ -45,7 +45,7 @@ def parity(
     max_bad: MaxBadOption = 0.01,
     seed: Annotated[int, typer.Option(help="Of the choice of images and the bootstrap.")] = 0,
     classes: ClassesOption = None,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = None,
     threads: ThreadsOption = None,
     json: JsonOption = None,
 ) -> None:

@@ -8,95 +8,31 @@ manifest = build_engine(
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from alexnet_edge.artifacts import atomic_path, sha256_file
+from alexnet_edge.dataset import ImageSet
 from alexnet_edge.engine.build_ort import build_onnxruntime
-from alexnet_edge.engine.build_trt import tensorrt_vendor
-from alexnet_edge.engine.profile import BatchRange, Profile
-from alexnet_edge.engine.vendor import BuiltEngine, EngineJob, Vendor
+from alexnet_edge.engine.build_trt import TensorRTBuilder
+from alexnet_edge.engine.precision import Applied, Given, apply_precision
+from alexnet_edge.engine.settings import RUNTIMES, BuildSettings, default_out
+from alexnet_edge.engine.target import read_target_facts
+from alexnet_edge.engine.trt_config import is_strongly_typed
+from alexnet_edge.engine.vendor import BuiltEngine, EngineJob, OnProgress
 from alexnet_edge.errors import BuildError, GraphError
 from alexnet_edge.graph import GraphInfo, describe_model, load_onnx
-from alexnet_edge.machine import has_vnni
 from alexnet_edge.manifest import Manifest
 from alexnet_edge.preprocess import PreprocessSpec
 from alexnet_edge.quantize.calibrate import require_preprocess
-from alexnet_edge.quantize.choose import AUTO, Choice, decide
-from alexnet_edge.quantize.fp16 import convert_to_fp16
+from alexnet_edge.quantize.choose import Choice
 from alexnet_edge.quantize.layers import prepare, weighted_layers
-from alexnet_edge.quantize.qdq import QdqOptions, insert_qdq
-from alexnet_edge.quantize.scales import TENSORRT, Dialect
-from alexnet_edge.quantize.table import CalibrationTable, Range
+from alexnet_edge.quantize.table import CalibrationTable
 from alexnet_edge.quantize.trt_cache import CalibrationCache
 
-RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt-rtx")
-
-
-@dataclasses.dataclass(frozen=True)
-class BuildSettings:
-    """What to build.
-
-    Attributes:
-        precision: `fp32`, `fp16` or `int8`.
-        runtime: `onnxruntime`, `tensorrt` or `tensorrt-rtx`.
-        method: which of the table's ranges to use; `auto` to choose by evidence.
-        spared: layers that stay in floating point.
-        judgement: why just these, for the manifest.
-        batch: sizes for a dynamic batch axis, of TensorRT's runtimes.
-        profile: the target board, if named.
-        weight_bits: 7 or 8 for the CPU; None to choose by what this CPU has.
-        allow_fallback: accept layers that did not become INT8; the manifest lists them.
-        any_versions: accept a table that other versions measured.
-    """
-
-    precision: str = "fp32"
-    runtime: str = "onnxruntime"
-    method: str = AUTO
-    spared: tuple[str, ...] = ()
-    judgement: Mapping[str, Any] | None = None
-    batch: BatchRange = BatchRange()
-    profile: Profile | None = None
-    weight_bits: int | None = None
-    allow_fallback: bool = False
-    any_versions: bool = False
-
-    def __post_init__(self) -> None:
-        if self.runtime not in RUNTIMES:
-            raise BuildError(
-                f"runtime '{self.runtime}' is unknown", hint=f"one of {', '.join(RUNTIMES)}"
-            )
-        if self.spared and self.precision != "int8":
-            raise BuildError(
-                f"layers are spared from INT8, {self.precision} is built",
-                hint="build --int8, or leave --spare out",
-            )
-        if self.profile is not None:
-            self.profile.require_precision(self.precision)
-            if self.profile.runtime != self.runtime:
-                raise BuildError(
-                    f"profile {self.profile.name} is for {self.profile.runtime}, "
-                    f"not {self.runtime}",
-                    hint="leave --runtime out, or name another --profile",
-                )
-
-    @property
-    def dialect(self) -> Dialect:
-        """How the target wants its Q/DQ."""
-        if self.runtime != "onnxruntime":
-            return TENSORRT
-        return Dialect("cpu", self.weight_bits or (8 if has_vnni() else 7))
-
-
-def default_out(model: Path, settings: BuildSettings) -> Path:
-    """Return the engine's file beside the model: `alexnet.int8.onnx`, `alexnet.int8.rtx.engine`."""
-    suffix = {"onnxruntime": "onnx", "tensorrt": "engine", "tensorrt-rtx": "rtx.engine"}
-    return model.with_name(f"{model.stem}.{settings.precision}.{suffix[settings.runtime]}")
+__all__ = ["RUNTIMES", "BuildSettings", "build_engine", "default_out"]
 
 
 def build_engine(
@@ -109,6 +45,9 @@ def build_engine(
     cache: CalibrationCache | None = None,
     preprocess: PreprocessSpec | None = None,
     classes: tuple[str, ...] | None = None,
+    images: ImageSet | None = None,
+    builder: TensorRTBuilder | None = None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> Manifest:
     """Build an engine and write its manifest beside it.
 
@@ -122,30 +61,33 @@ def build_engine(
         cache: ranges instead of a table, of a TensorRT calibration cache. It says nothing of the
             model that it belongs to, so only its tensors' names are checked.
         preprocess, classes: for a graph whose metadata lacks them.
+        images: to measure on what pruning costs.
+        builder: of TensorRT's runtimes, with the vendor's module in it; made here by default.
+        on_progress: told what is being done and how much of it is done.
 
     Raises:
-        BuildError: INT8 without a table; a layer that did not become INT8; the vendor refuses.
+        BuildError: INT8 without a table; a layer that did not become INT8; an option that this
+            version lacks; a machine that is not the profile's; the vendor refuses.
         DatasetError: `auto`, and the images of the calibration are not where they were.
         GraphError: the graph is quantized already, or its metadata contradicts the arguments.
         StaleArtifactError: the table belongs to another model or preprocessing.
     """
-    if out.resolve() == path.resolve():
-        raise BuildError(f"{out}: is the model itself", hint="name another file with --out")
-    vendor = _choose_vendor(settings.runtime)
+    require_other_file(path, out)
+    builder = open_builder(settings, builder)
     model = load_onnx(path)
     graph = describe_model(model, path)
-    if graph.quantized:
-        raise GraphError(f"{path}: is quantized already", hint="give the FP32 graph")
-    spec = _choose_preprocess(graph, table, preprocess)
+    require_suitable(graph, settings)
+    spec = choose_preprocess(graph, table, preprocess)
     classes = _choose_classes(graph, classes)
     prepared = prepare(model, path)
     names = tuple(layer.name for layer in weighted_layers(prepared, path))
-    options = _apply_precision(prepared, graph, settings, _Ranges(table, choice, cache), spec)
-    job = EngineJob(
-        model=prepared, source=path, precision=settings.precision, layers=names,
-        input=graph.input, batch=settings.batch,
-        workspace_mib=settings.profile.workspace_mib if settings.profile else None,
+    applied = apply_precision(
+        prepared, graph, settings, Given(table, choice, cache, spec, images),
+        half_in_graph=builder is not None and is_strongly_typed(settings, builder.features),
+        on_progress=on_progress,
     )  # fmt: skip
+    job = _make_job(prepared, graph, settings, names, applied, on_progress=on_progress)
+    vendor = builder or build_onnxruntime
     with atomic_path(out) as temporary:
         built = vendor(job, temporary)
         _require_int8(path, settings, built)
@@ -164,20 +106,69 @@ def build_engine(
         input=graph.input,
         output=graph.output,
         output_kind=graph.output_kind,
-        options=options,
+        options=_record(graph, settings, applied, built),
     )
     manifest.save(out)
     return manifest
 
 
-def _choose_vendor(runtime: str) -> Vendor:
-    return build_onnxruntime if runtime == "onnxruntime" else tensorrt_vendor(runtime)
+def require_other_file(path: Path, out: Path) -> None:
+    """Refuse to write an engine over the model that it is built from.
+
+    Raises:
+        BuildError: it is the same file, by whatever name.
+    """
+    if out.resolve() == path.resolve():
+        raise BuildError(f"{out}: is the model itself", hint="name another file with --out")
 
 
-def _choose_preprocess(
+def open_builder(
+    settings: BuildSettings, builder: TensorRTBuilder | None
+) -> TensorRTBuilder | None:
+    """Return TensorRT's builder where one is needed, once it is known to suit.
+
+    Raises:
+        BuildError: an option that the version lacks; a profile that is of another machine.
+        MissingDependencyError, UnavailableError: it is not here.
+    """
+    if settings.runtime == "onnxruntime":
+        return None
+    builder = builder or TensorRTBuilder(settings.runtime)
+    builder.features.require(settings.tensorrt)
+    if settings.dla:
+        builder.features.require_dla()
+    if settings.profile is not None:
+        facts = read_target_facts(
+            compute_capability=builder.compute_capability, tensorrt=builder.features.version
+        )
+        settings.profile.require_machine(facts)
+    return builder
+
+
+def require_suitable(graph: GraphInfo, settings: BuildSettings) -> None:
+    """Refuse a graph that engines of this kind are not built from.
+
+    Raises:
+        BuildError: a dynamic batch, for a DLA.
+        GraphError: it is quantized already.
+    """
+    if graph.quantized:
+        raise GraphError(f"{graph.path}: is quantized already", hint="give the FP32 graph")
+    if settings.dla and graph.input.batch is None:
+        raise BuildError(
+            f"{graph.path}: has a dynamic batch, a DLA takes static shapes",
+            hint="export it again with --batch 1",
+        )
+
+
+def choose_preprocess(
     graph: GraphInfo, table: CalibrationTable | None, given: PreprocessSpec | None
 ) -> PreprocessSpec | None:
-    """The model's, the option's or the table's; an engine that nobody describes has None."""
+    """Return the model's, the option's or the table's preprocessing; None where nobody says.
+
+    Raises:
+        GraphError: the option contradicts the model.
+    """
     if given is None and graph.preprocess is None:
         return table.preprocess if table is not None else None
     return require_preprocess(graph, given)
@@ -199,99 +190,41 @@ def _choose_classes(graph: GraphInfo, given: tuple[str, ...] | None) -> tuple[st
     return classes
 
 
-@dataclasses.dataclass(frozen=True)
-class _Ranges:
-    """A table and how to use it, or a cache, each if there is one."""
-
-    table: CalibrationTable | None
-    choice: Choice | None
-    cache: CalibrationCache | None
-
-
-def _apply_precision(
+def _make_job(
     prepared: ir.Model,
     graph: GraphInfo,
     settings: BuildSettings,
-    given: _Ranges,
-    spec: PreprocessSpec | None,
-) -> dict[str, Any]:
-    """Change the graph to the precision asked for; return what was done, for the manifest."""
-    options: dict[str, Any] = {"profile": settings.profile.name if settings.profile else None}
-    if settings.runtime != "onnxruntime" and graph.input.batch is None:
-        options["batch"] = dataclasses.asdict(settings.batch)
-    if settings.precision == "int8":
-        options |= _quantize(prepared, graph, settings, given, spec)
-    elif settings.precision == "fp16" and settings.runtime != "onnxruntime":
-        convert_to_fp16(prepared, graph.path)
-    return options
-
-
-def _quantize(
-    prepared: ir.Model,
-    graph: GraphInfo,
-    settings: BuildSettings,
-    given: _Ranges,
-    spec: PreprocessSpec | None,
-) -> dict[str, Any]:
-    table, dialect = given.table, settings.dialect
-    if given.cache is not None:
-        return _quantize_by_cache(prepared, graph, settings, given.cache)
-    if table is None:
-        raise BuildError(
-            f"{graph.path}: INT8 needs ranges, and there is no calibration table",
-            hint=f"alexnet-edge calibrate {graph.path} --images DIR, then build --int8",
-        )
-    table.require_match(graph, spec)
-    if not settings.any_versions:
-        table.require_versions()
-    choice = given.choice or decide(graph.path, table, dialect, settings.method)
-    options = QdqOptions(
-        weight_ranges=choice.weight_ranges,
-        bias_corrections={
-            name: np.array(values, np.float32) for name, values in choice.bias_corrections.items()
-        },
-        spared=frozenset(settings.spared),
+    layers: tuple[str, ...],
+    applied: Applied,
+    *,
+    on_progress: OnProgress,
+) -> EngineJob:
+    return EngineJob(
+        model=prepared,
+        source=graph.path,
+        precision=settings.precision,
+        layers=layers,
+        input=graph.input,
+        batch=settings.batch,
+        workspace_mib=settings.profile.workspace_mib if settings.profile else None,
+        tensorrt=settings.tensorrt,
+        dla=settings.dla,
+        amax=applied.amax,
+        spared=settings.spared,
+        on_progress=on_progress,
     )
-    insert_qdq(prepared, choice.ranges(table.tensors), dialect, graph.path, options)
-    return {
-        "measured_by": dict(table.tool),
-        "method": choice.method,
-        "methods": dict(choice.methods),
-        "weight_ranges": choice.weight_ranges,
-        "bias_correction": bool(choice.bias_corrections),
-        "ranking": [dataclasses.asdict(trial) for trial in choice.trials],
-        "judged_on": choice.images,
-        "spared": list(settings.spared),
-        "judgement": None if settings.judgement is None else dict(settings.judgement),
-        "dialect": dialect.name,
-        "weight_bits": dialect.weight_bits,
-        "allow_fallback": settings.allow_fallback,
-    }
 
 
-def _quantize_by_cache(
-    prepared: ir.Model, graph: GraphInfo, settings: BuildSettings, cache: CalibrationCache
+def _record(
+    graph: GraphInfo, settings: BuildSettings, applied: Applied, built: BuiltEngine
 ) -> dict[str, Any]:
-    if not settings.dialect.symmetric:
-        raise BuildError(
-            "a TensorRT calibration cache holds symmetric ranges, onnxruntime is built with UINT8",
-            hint="build --runtime tensorrt or tensorrt-rtx, or calibrate a table",
-        )
-    ranges = {name: Range(amax, low=-amax, high=amax) for name, amax in cache.amax.items()}
-    options = QdqOptions(spared=frozenset(settings.spared))
-    insert_qdq(prepared, ranges, settings.dialect, graph.path, options)
-    return {
-        "method": "cache",
-        "cache": {
-            "sha256": hashlib.sha256(cache.to_text().encode()).hexdigest(),
-            "algorithm": cache.algorithm,
-            "version": ".".join(map(str, cache.version)),
-        },
-        "spared": list(settings.spared),
-        "dialect": settings.dialect.name,
-        "weight_bits": settings.dialect.weight_bits,
-        "allow_fallback": settings.allow_fallback,
-    }
+    """Return everything that the build was told, for the manifest."""
+    options: dict[str, Any] = {"profile": settings.profile.name if settings.profile else None}
+    if settings.runtime != "onnxruntime":
+        if graph.input.batch is None:
+            options["batch"] = dataclasses.asdict(settings.batch)
+        options |= settings.tensorrt.given
+    return {**options, **applied.options, **built.options}
 
 
 def _require_int8(path: Path, settings: BuildSettings, built: BuiltEngine) -> None:

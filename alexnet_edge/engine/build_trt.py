@@ -1,196 +1,155 @@
 """Engines of TensorRT and TensorRT-RTX, from one code path with the vendor's module injected.
 
-Features are detected, not looked up by version. TensorRT-RTX builds ahead of time without a GPU;
-TensorRT needs the GPU that the engine is for.
+TensorRT-RTX builds ahead of time without a GPU; TensorRT needs the GPU that the engine is for.
+What differs between versions is in `trt_features`, and what follows from it in `trt_config`.
 """
 
 from __future__ import annotations
 
-import functools
-import re
-from collections.abc import Iterator, Sequence
+import platform
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
-
-from alexnet_edge.engine.vendor import BuiltEngine, EngineJob, Vendor
-from alexnet_edge.errors import BuildError, UnavailableError
-from alexnet_edge.manifest import LayerPrecision
-from alexnet_edge.runtimes.trt import (
-    cuda_device_count,
-    first_errors,
-    import_vendor,
-    make_logger,
+from alexnet_edge.engine.trt_config import (
+    Configured,
+    configure,
+    is_strongly_typed,
+    network_flags,
+    planned_flags,
+    write_timing_cache,
 )
+from alexnet_edge.engine.trt_features import Features, detect_features
+from alexnet_edge.engine.trt_layers import Kernel, layer_precisions, read_inspector, read_log
+from alexnet_edge.engine.trt_parser import parse_graph
+from alexnet_edge.engine.vendor import BuiltEngine, EngineJob
+from alexnet_edge.errors import BuildError, UnavailableError
+from alexnet_edge.machine import Gpu, nvidia_gpus
+from alexnet_edge.runtimes.trt import first_errors, import_vendor, make_logger
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-Messages = list[tuple[int, str]]
 
-_PRECISIONS = {"Int8": "int8", "Half": "fp16", "Float": "fp32", "BFloat16": "bf16"}
-_MEMORY_ONLY = frozenset(("kgen", "shape_call"))
-"""Generated element-wise kernels; the products are in the others."""
+class TensorRTBuilder:
+    """Compiles with one vendor's module; several can be used in one process.
 
-_LAYER_LINE = re.compile(
-    r"Name: (?P<name>.*?), LayerType: (?P<op>\w+), Inputs: \[(?P<inputs>.*?)\], "
-    r"Constants: \[(?P<constants>.*)\], Outputs: .*Metadata: (?P<metadata>.*)"
-)
-
-
-def tensorrt_vendor(runtime: str, module: ModuleType | None = None) -> Vendor:
-    """Return the builder of `tensorrt` or `tensorrt-rtx`.
-
-    Args:
-        runtime: its name.
-        module: the vendor's module; imported by default.
-
-    Raises:
-        MissingDependencyError: it is not installed.
-        UnavailableError: TensorRT, and there is no GPU.
+    Attributes:
+        features: what the module can do.
     """
-    module = module or import_vendor(runtime)
-    if runtime == "tensorrt" and cuda_device_count() == 0:
-        raise UnavailableError(
-            "tensorrt builds on the GPU that the engine is for, and the driver sees none",
-            hint="build on the target, or --runtime tensorrt-rtx, which builds ahead of time",
+
+    def __init__(
+        self,
+        runtime: str,
+        module: ModuleType | None = None,
+        list_gpus: Callable[[], Sequence[Gpu]] = nvidia_gpus,
+    ) -> None:
+        """Prepare to build.
+
+        Args:
+            runtime: `tensorrt` or `tensorrt-rtx`.
+            module: the vendor's module; imported by default.
+            list_gpus: returns the machine's GPUs; the first is built on.
+
+        Raises:
+            MissingDependencyError: it is not installed.
+            UnavailableError: TensorRT, and there is no GPU.
+        """
+        self._vendor = module or import_vendor(runtime)
+        self._gpu = next(iter(list_gpus()), None)
+        if runtime == "tensorrt" and self._gpu is None:
+            raise UnavailableError(
+                "tensorrt builds on the GPU that the engine is for, and the driver sees none",
+                hint="build on the target, or --runtime tensorrt-rtx, which builds ahead of time",
+            )
+        self.features: Features = detect_features(runtime, self._vendor)
+
+    @property
+    def compute_capability(self) -> tuple[int, int] | None:
+        """Of the GPU that is built on, as (8, 7); None where there is none."""
+        if self._gpu is None:
+            return None
+        major, minor = self._gpu.compute_capability.split(".")
+        return int(major), int(minor)
+
+    def __call__(self, job: EngineJob, out: Path) -> BuiltEngine:
+        """Write the engine.
+
+        Raises:
+            BuildError: this version lacks an option, or refuses the graph.
+            UnavailableError: this machine lacks the DLA core.
+        """
+        features = self.features
+        features.require(job.tensorrt)
+        if job.dla:
+            features.require_dla()
+        vendor = self._vendor
+        logger, messages = make_logger(vendor)
+        builder: trt.Builder = vendor.Builder(logger)
+        network = builder.create_network(network_flags(vendor, features, job))
+        parse_graph(vendor, network, logger, job)
+        configured = configure(vendor, features, builder, network, job)
+        plan = builder.build_serialized_network(network, configured.config)
+        if configured.progress.failure is not None:
+            raise configured.progress.failure
+        if plan is None:
+            raise BuildError(
+                f"{job.source}: {features.runtime} {features.version} cannot build it "
+                f"({first_errors(messages)})",
+                hint="see what it supports with: alexnet-edge doctor",
+            )
+        out.write_bytes(memoryview(plan))
+        write_timing_cache(configured.config, job)
+        if features.runtime == "tensorrt-rtx":
+            kernels = read_log(messages)
+        else:
+            kernels = _inspect(vendor, logger, out, job)
+        return self._describe(job, features, configured, kernels)
+
+    def _describe(
+        self, job: EngineJob, features: Features, configured: Configured, kernels: list[Kernel]
+    ) -> BuiltEngine:
+        nodes = [node.name or "" for node in job.model.graph]
+        device: dict[str, Any] = {"kind": "gpu", "name": "any supported GPU"}
+        if self._gpu is not None and features.runtime == "tensorrt":
+            device |= {
+                "name": self._gpu.name,
+                "compute_capability": self._gpu.compute_capability,
+                "architecture": platform.machine(),
+            }
+        if job.dla:
+            device |= {"dla_core": job.tensorrt.dla_core or 0, "layers": configured.devices}
+        return BuiltEngine(
+            runtime_version=features.version,
+            layers=layer_precisions(job.layers, kernels, nodes),
+            device=device,
+            options={
+                "typing": "strong" if is_strongly_typed(job, features) else "weak",
+                "flags": list(planned_flags(job, features)),
+            },
         )
-    return functools.partial(_build, module, runtime)
 
 
-def _build(vendor: ModuleType, runtime: str, job: EngineJob, out: Path) -> BuiltEngine:
-    logger, messages = make_logger(vendor)
-    builder: trt.Builder = vendor.Builder(logger)
-    network = builder.create_network(_network_flags(vendor, job.precision))
-    _parse(vendor, network, logger, job)
-    config = _configure(vendor, builder, network, job)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise BuildError(
-            f"{job.source}: {runtime} {vendor.__version__} cannot build it "
-            f"({first_errors(messages)})",
-            hint="see what it supports with: alexnet-edge doctor",
-        )
-    out.write_bytes(memoryview(plan))
-    layers = tuple(_read_layers(job.layers, messages))
-    if any(layer.op == "unknown" for layer in layers) and cuda_device_count():
-        layers = tuple(_inspect_layers(vendor, logger, out, job.layers))
-    return BuiltEngine(
-        runtime_version=vendor.__version__,
-        layers=layers,
-        device={
-            "kind": "gpu",
-            "name": "any supported GPU" if runtime == "tensorrt-rtx" else "cuda:0",
-        },
-    )
-
-
-def _network_flags(vendor: ModuleType, precision: str) -> int:
-    """Return creation flags: explicit batch where it must be said, strong typing where it exists.
-
-    With weak typing (TensorRT 8, early 10) INT8 comes from Q/DQ and the builder's flag.
-    """
-    known = vendor.NetworkDefinitionCreationFlag
-    flags = 0
-    if hasattr(known, "EXPLICIT_BATCH"):
-        flags |= 1 << int(known.EXPLICIT_BATCH)
-    if _is_strongly_typed(vendor):
-        flags |= 1 << int(known.STRONGLY_TYPED)
-    return flags
-
-
-def _is_strongly_typed(vendor: ModuleType) -> bool:
-    """Strong typing is used from 10.12 on: earlier versions have gaps in their Q/DQ fusions."""
-    if not hasattr(vendor.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
-        return False
-    if not hasattr(vendor.BuilderFlag, "INT8"):
-        return True
-    major, minor = (int(part) for part in vendor.__version__.split(".")[:2])
-    return (major, minor) >= (10, 12)
-
-
-def _parse(
-    vendor: ModuleType, network: trt.INetworkDefinition, logger: trt.ILogger, job: EngineJob
-) -> None:
-    parser: trt.OnnxParser = vendor.OnnxParser(network, logger)
-    if parser.parse(ir.to_proto(job.model).SerializeToString()):
-        return
-    problems = [_describe_error(parser.get_error(index)) for index in range(parser.num_errors)]
-    raise BuildError(
-        f"{job.source}: the parser refuses it ({'; '.join(problems[:3])})",
-        hint="export with --opset 17, and without operators that the node's message names",
-    )
-
-
-def _describe_error(error: Any) -> str:
-    """Return a parser's error with the node it is about, where this version tells."""
-    node = error.node_name() if hasattr(error, "node_name") else f"node {error.node()}"
-    return f"{node}: {error.desc().strip()}"
-
-
-def _configure(
-    vendor: ModuleType, builder: trt.Builder, network: trt.INetworkDefinition, job: EngineJob
-) -> trt.IBuilderConfig:
-    config = builder.create_builder_config()
-    config.profiling_verbosity = vendor.ProfilingVerbosity.DETAILED
-    if job.workspace_mib is not None:
-        config.set_memory_pool_limit(vendor.MemoryPoolType.WORKSPACE, job.workspace_mib << 20)
-    if not _is_strongly_typed(vendor):
-        for flag in ("FP16", "INT8")[: ("fp32", "fp16", "int8").index(job.precision)]:
-            config.set_flag(getattr(vendor.BuilderFlag, flag))
-    if job.input.batch is None:
-        profile = builder.create_optimization_profile()
-        image = [size or 1 for size in job.input.shape[1:]]
-        sizes = (job.batch.min, job.batch.opt, job.batch.max)
-        low, best, high = (vendor.Dims([size, *image]) for size in sizes)
-        profile.set_shape(job.input.name, low, best, high)
-        config.add_optimization_profile(profile)
-    return config
-
-
-def _read_layers(names: Sequence[str], messages: Messages) -> Iterator[LayerPrecision]:
-    """Read each layer's precision from the list of kernels in the build log."""
-    listing = next((text for _, text in messages if text.startswith("Layers:")), "")
-    kernels = [match for line in listing.splitlines() if (match := _LAYER_LINE.match(line))]
-    for name in names:
-        tag = f"[ONNX Layer: {name}]"
-        kernel = next(
-            (k for k in kernels if tag in k["metadata"] and k["op"] not in _MEMORY_ONLY), None
-        )
-        if kernel is None:
-            yield LayerPrecision(name, "unknown", "unknown")
-            continue
-        types = [_first_type(kernel["inputs"]), _first_type(kernel["constants"])]
-        # Integer only if both factors of the products are.
-        widest = max(types, key=["Int8", "Half", "BFloat16", "Float"].index)
-        yield LayerPrecision(name, kernel["op"], _PRECISIONS[widest])
-
-
-def _first_type(tensors: str) -> str:
-    match = re.search(r"Datatype: (\w+)", tensors)
-    return match[1] if match and match[1] in _PRECISIONS else "Float"
-
-
-def _inspect_layers(
-    vendor: ModuleType, logger: trt.ILogger, engine_path: Path, names: Sequence[str]
-) -> Iterator[LayerPrecision]:
-    """Read each layer's precision from the engine inspector, where a GPU can load the engine."""
-    import json
-
+def _inspect(vendor: ModuleType, logger: trt.ILogger, path: Path, job: EngineJob) -> list[Kernel]:
+    """Read an engine's kernels with its inspector; this loads it, which takes the GPU."""
     runtime: trt.Runtime = vendor.Runtime(logger)
-    engine = runtime.deserialize_cuda_engine(engine_path.read_bytes())
-    inspector = engine.create_engine_inspector()
-    raw = json.loads(inspector.get_engine_information(vendor.LayerInformationFormat.JSON))
-    kernels = [layer for layer in raw.get("Layers", []) if isinstance(layer, dict)]
-    for name in names:
-        kernel = next(
-            (k for k in kernels if name in (k.get("Metadata") or k.get("Name", ""))), None
+    if job.tensorrt.version_compatible and hasattr(runtime, "engine_host_code_allowed"):
+        runtime.engine_host_code_allowed = True  # we have just built it
+    if job.dla:
+        runtime.DLA_core = job.tensorrt.dla_core or 0
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    if engine is None:
+        raise BuildError(
+            f"{job.source}: the engine was built, and cannot be loaded here",
+            hint="check the GPU's memory and driver with: alexnet-edge doctor",
         )
-        if kernel is None:
-            yield LayerPrecision(name, "unknown", "unknown")
-            continue
-        described = json.dumps(kernel.get("Inputs", []))
-        found = next((p for key, p in _PRECISIONS.items() if key in described), "unknown")
-        yield LayerPrecision(name, str(kernel.get("LayerType", "unknown")), found)
+    inspector = engine.create_engine_inspector()
+    if job.input.batch is None:
+        # Formats of a dynamic engine are only known for a shape.
+        context = engine.create_execution_context()
+        image = [size or 1 for size in job.input.shape[1:]]
+        context.set_input_shape(job.input.name, (job.batch.opt, *image))
+        inspector.execution_context = context
+    text = inspector.get_engine_information(vendor.LayerInformationFormat.JSON)
+    return read_inspector(text, job.source)

@@ -13,8 +13,8 @@ import pytest
 from tests.cli.conftest import COMMAND
 
 COMMANDS = (
-    "train", "summary", "export", "calibrate", "build", "bench", "parity", "inspect", "doctor",
-    "demo",
+    "train", "summary", "export", "calibrate", "sensitivity", "lint", "build", "bench", "parity",
+    "inspect", "doctor", "demo",
 )  # fmt: skip
 HEAVY = (
     "torch",

@@ -16,6 +16,7 @@ from alexnet_edge.artifacts import sha256_file
 from alexnet_edge.dataset import open_images
 from alexnet_edge.engine.build import BuildSettings, build_engine, default_out
 from alexnet_edge.engine.profile import BatchRange, load_profile
+from alexnet_edge.engine.vendor import TensorRTOptions
 from alexnet_edge.errors import (
     AlexnetEdgeError,
     BuildError,
@@ -220,6 +221,14 @@ def test_same_build_gives_the_same_bytes(tiny_onnx, table, tmp_path):
         (BuildSettings("int8"), "alexnet.int8.onnx"),
         (BuildSettings("fp16", "tensorrt"), "alexnet.fp16.engine"),
         (BuildSettings("fp32", "tensorrt-rtx"), "alexnet.fp32.rtx.engine"),
+        (
+            BuildSettings("int8", "tensorrt-rtx", tensorrt=TensorRTOptions(True, True)),
+            "alexnet.int8-fp16-sparse.rtx.engine",
+        ),
+        (
+            BuildSettings("int8", "tensorrt", profile=load_profile("orin-nx-dla")),
+            "alexnet.int8-dla.engine",
+        ),
     ],
 )
 def test_default_out_names_precision_and_runtime(tmp_path, settings, name):

@@ -17,7 +17,10 @@ from alexnet_edge.graph import load_onnx
 from alexnet_edge.model import Architecture, Checkpoint, build_module
 from alexnet_edge.preprocess import PreprocessSpec
 from alexnet_edge.quantize.fp16 import convert_to_fp16
-from alexnet_edge.quantize.layers import prepare
+from alexnet_edge.quantize.layers import float_tensors, prepare, weighted_layers
+from alexnet_edge.quantize.qdq import QdqOptions, insert_qdq
+from alexnet_edge.quantize.scales import TENSORRT
+from alexnet_edge.quantize.table import Range
 from alexnet_edge.runtimes.base import RuntimeOptions
 from alexnet_edge.runtimes.ort import create_session
 from tests import foreign
@@ -205,3 +208,132 @@ def test_tensors_that_layers_share_are_converted_once(tmp_path):
     assert len(converted.graph.initializer) == 2
     batch = np.ones((2, 4), np.float32)
     np.testing.assert_allclose(run(converted, batch), run(model, batch))
+
+
+def quantize(path, *, spared=frozenset(), amax=None):
+    """A graph with Q/DQ, and the same with FP16 for the rest."""
+    prepared = prepare(load_onnx(path), path)
+    ranges = {name: Range(6.0, -6.0, 6.0) for name in float_tensors(prepared)}
+    ranges |= {name: Range(value, -value, value) for name, value in (amax or {}).items()}
+    insert_qdq(prepared, ranges, TENSORRT, path, QdqOptions(spared=frozenset(spared)))
+    reference = ir.to_proto(prepared)
+    names = convert_to_fp16(prepared, path)
+    return reference, ir.to_proto(prepared), names
+
+
+@pytest.fixture(scope="module", params=["alexnet", "alexnet-uint8", "caffe", "foreign"])
+def quantized(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("qdq") / f"{request.param}.onnx"
+    GRAPHS[request.param](path)
+    layers = [layer.name for layer in weighted_layers(prepare(load_onnx(path), path), path)]
+    return (*quantize(path, spared={layers[1], layers[7]}), layers)
+
+
+def scales_of(model):
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    return [
+        (node, stored[node.input[1]])
+        for node in model.graph.node
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"}
+    ]
+
+
+def test_qdq_graph_is_well_typed_at_opset_19(quantized):
+    _, converted, _, _ = quantized
+    assert converted.opset_import[0].version == 19
+    onnx.checker.check_model(converted, full_check=True)
+    types = types_of(converted)
+    for node, scale in scales_of(converted):
+        kinds = [types[name] for name in (node.input[0], node.output[0])]
+        # Q's scale has the type that it reads, DQ's the type that it gives.
+        expected = kinds[0] if node.op_type == "QuantizeLinear" else kinds[1]
+        assert onnx.helper.np_dtype_to_tensor_dtype(scale.dtype) == expected
+
+
+def test_what_is_not_int8_is_fp16_beside_qdq(quantized):
+    _, converted, names, layers = quantized
+    assert names == [layers[1], layers[7]]
+    types = types_of(converted)
+    producers = {output: node.op_type for node in converted.graph.node for output in node.output}
+    for node in converted.graph.node:
+        if node.op_type in WEIGHTED:
+            assert {types[name] for name in (*node.input, *node.output)} == {HALF}
+            integer = producers.get(node.input[1]) == "DequantizeLinear"
+            assert integer == (node.name not in names)
+        if node.op_type in {"Softmax", "LRN"}:
+            assert {types[name] for name in (*node.input, *node.output)} == {FLOAT}
+
+
+def test_fp32_is_quantized_without_a_cast(quantized):
+    _, converted, _, _ = quantized
+    producers = {output: node.op_type for node in converted.graph.node for output in node.output}
+    for node in converted.graph.node:
+        if node.op_type == "QuantizeLinear":
+            assert producers.get(node.input[0]) != "Cast" or "preprocess" in node.input[0]
+
+
+def test_both_ends_of_qdq_have_one_scale_that_clips_no_more(quantized):
+    reference, converted, _, _ = quantized
+    before = {node.output[0]: scale for node, scale in scales_of(reference)}
+    after = {node.output[0]: scale for node, scale in scales_of(converted)}
+    assert before.keys() == after.keys()
+    for name, scale in before.items():
+        rounded = after[name].astype(np.float64)
+        assert (rounded >= scale).all()
+        np.testing.assert_allclose(rounded, scale, rtol=2e-3, atol=2**-24)
+    for node, scale in scales_of(converted):
+        if node.op_type == "DequantizeLinear":
+            assert (scale == after[node.input[0]]).all()
+
+
+def test_weights_are_rounded_once(quantized):
+    _, converted, _, _ = quantized
+    weights = {t.name: t for t in converted.graph.initializer if len(t.dims) > 1}
+    sources = {node.output[0]: node.input[0] for node in converted.graph.node
+               if node.op_type in {"QuantizeLinear", "DequantizeLinear"}}  # fmt: skip
+    for node in converted.graph.node:
+        if node.op_type in WEIGHTED and node.input[1] in sources:
+            assert weights[sources[sources[node.input[1]]]].data_type == FLOAT
+
+
+def test_int8_answers_are_as_before(quantized):
+    reference, converted, _, _ = quantized
+    value = reference.graph.input[0]
+    shape = [axis.dim_value or 2 for axis in value.type.tensor_type.shape.dim]
+    rng = np.random.default_rng(0)
+    if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8:
+        batch = rng.integers(0, 256, shape, np.uint8)
+    else:
+        batch = rng.standard_normal(shape, np.float32)
+    expected, found = run(reference, batch), run(converted, batch)
+    assert found.dtype == np.float32
+    # A value on the edge between two integers may fall on either side.
+    assert np.abs(found - expected).max() <= 0.03 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("amax", [0.0, 1e-12, 3e-6, 1e-3])
+def test_scales_below_fp16_stay_positive(tmp_path, amax):
+    path = tmp_path / "alexnet.onnx"
+    export(path, "alexnet")
+    _, converted, _ = quantize(path, amax={"classifier.2.out": amax})
+    for _, scale in scales_of(converted):
+        assert (scale > 0).all()
+
+
+def test_a_scale_beyond_fp16_is_refused_by_name(tmp_path):
+    path = tmp_path / "alexnet.onnx"
+    export(path, "alexnet")
+    with pytest.raises(GraphError, match=r"classifier\.2\.out\.scale' holds values outside FP16"):
+        quantize(path, amax={"classifier.2.out": 1e7})
+
+
+def test_an_operator_that_opset_19_changed_is_refused_by_name(tmp_path):
+    path = tmp_path / "alexnet.onnx"
+    export(path, "alexnet")
+    prepared = prepare(load_onnx(path), path)
+    ranges = {name: Range(6.0, -6.0, 6.0) for name in float_tensors(prepared)}
+    insert_qdq(prepared, ranges, TENSORRT, path)
+    relu = next(node for node in prepared.graph if node.op_type == "Relu")
+    relu.op_type = "ReduceMean"
+    with pytest.raises(GraphError, match=rf"opset 19, at which '{relu.name}' \(ReduceMean\)"):
+        convert_to_fp16(prepared, path)

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check signs bench-calibration clean
+.PHONY: demo test check signs bench-calibration gpu-check clean
 
 demo: $(VENV)/.demo            ## the whole chain on bundled data, under four minutes
 	$(BIN)/alexnet-edge demo --workdir demo
@@ -12,11 +12,12 @@ demo: $(VENV)/.demo            ## the whole chain on bundled data, under four mi
 test: $(VENV)/.test            ## every test that this machine can run
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.test           ## format, lint, types, import directions, tests
+check: $(VENV)/.test           ## format, lint, types, import directions, Dockerfile, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint --no-color Dockerfile.jetson
 	$(BIN)/python -m pytest
 
 signs: $(VENV)/.demo           ## benchmarks/signs.py: the chain at full size on camera photos
@@ -24,6 +25,9 @@ signs: $(VENV)/.demo           ## benchmarks/signs.py: the chain at full size on
 
 bench-calibration: $(VENV)/.peers  ## benchmarks/calibration.py: beside the peers; needs signs
 	$(BIN)/python benchmarks/calibration.py
+
+gpu-check: $(VENV)/.test       ## benchmarks/gpu_check.py: what an NVIDIA GPU is needed for
+	$(BIN)/python benchmarks/gpu_check.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

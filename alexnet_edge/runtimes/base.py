@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
@@ -16,22 +17,62 @@ from typing import Any, ClassVar
 import numpy as np
 from typing_extensions import Self
 
-from alexnet_edge.errors import InputError
+from alexnet_edge.errors import InputError, UnavailableError
 from alexnet_edge.preprocess import AnyArray, PreprocessSpec
 from alexnet_edge.results import TensorSpec
+
+CUDA_GRAPH = ("auto", "on", "off")
 
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeOptions:
-    """How to run.
+    """How to run; whatever is asked for is what runs, or opening fails.
 
     Attributes:
-        device: `cpu` or `cuda`; whatever is asked for runs, or opening fails.
+        device: `cpu`, `cuda` or, of ONNX Runtime, `tensorrt` and `tensorrt,cuda`; `cuda:1` is the
+            second GPU. None for the runtime's own: the GPU for TensorRT's engines, else the CPU.
         threads: CPU threads; None for one per usable core.
+        contexts: how many callers a TensorRT engine serves at a time, each with its own execution
+            context, stream and buffers.
+        cuda_graph: whether TensorRT's launches are recorded and replayed as one: `on`, `off`, or
+            `auto` for where that works.
+        zero_copy: whether TensorRT reads and writes host memory in place; None for GPUs that share
+            their memory with the CPU.
     """
 
-    device: str = "cpu"
+    device: str | None = None
     threads: int | None = None
+    contexts: int = 1
+    cuda_graph: str = "auto"
+    zero_copy: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.contexts < 1:
+            raise InputError(f"contexts is {self.contexts}", hint="give 1 or more")
+        if self.cuda_graph not in CUDA_GRAPH:
+            raise InputError(
+                f"cuda_graph '{self.cuda_graph}' is unknown", hint=f"one of {', '.join(CUDA_GRAPH)}"
+            )
+
+    def choose_device(self, runtime: str, *, known: Sequence[str]) -> tuple[str, int]:
+        """Return the kind of device and its number.
+
+        Args:
+            runtime: its name, for the error.
+            known: the kinds that it runs on, its own first.
+
+        Raises:
+            UnavailableError: it does not run on what was asked for.
+        """
+        device = known[0] if self.device is None else self.device
+        kind, colon, number = device.partition(":")
+        is_numbered = number.isdecimal() and kind != "cpu"
+        if kind not in known or (colon and not is_numbered):
+            raise UnavailableError(
+                f"device {device}: {runtime} runs on {', '.join(known)}",
+                hint=f"use --device {known[0]}, or leave --device out",
+            )
+        return kind, int(number or 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +106,7 @@ class EngineInfo:
 
 
 class Runtime(abc.ABC):
-    """An opened network. Not thread-safe: one caller at a time.
+    """An opened network. One caller at a time, but for TensorRT's, which take as many as contexts.
 
     Attributes:
         info: what is known of it.

@@ -13,6 +13,7 @@ from alexnet_edge.machine import has_vnni, package_versions
 from alexnet_edge.manifest import Manifest, load_manifest, manifest_path
 from alexnet_edge.runtimes.base import EngineInfo, Runtime, RuntimeOptions
 from alexnet_edge.runtimes.ort import OnnxRuntime
+from alexnet_edge.runtimes.ort_gpu import PROVIDERS
 from alexnet_edge.runtimes.torch_eager import TorchRuntime
 from alexnet_edge.runtimes.trt import (
     MODULES,
@@ -31,7 +32,7 @@ def open_engine(path: Path, options: RuntimeOptions = _DEFAULT_OPTIONS) -> Runti
 
     Args:
         path: an engine with its manifest, an ONNX graph, or a checkpoint.
-        options: device and threads.
+        options: how to run it.
 
     Raises:
         InputError: it is none of these, or an engine without a manifest.
@@ -71,10 +72,11 @@ def _open_built(path: Path, manifest: Manifest, options: RuntimeOptions) -> Runt
         classes=manifest.classes,
     )
     if manifest.runtime == OnnxRuntime.name:
-        require_exact_sums(path, manifest)
+        if options.device in {None, "cpu"}:
+            require_exact_sums(path, manifest)
         return OnnxRuntime(info, options)
     if manifest.runtime in MODULES:
-        return TensorRTRuntime(info, options)
+        return TensorRTRuntime(info, manifest, options)
     raise InputError(
         f"{path}: its runtime '{manifest.runtime}' is unknown",
         hint="it may come from a later version of alexnet-edge",
@@ -143,9 +145,10 @@ def _devices(runtime: str) -> tuple[str, ...]:
         return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     import onnxruntime
 
-    # The CUDA provider is compiled in, which does not say that it starts; opening an engine does.
-    has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    return ("cpu", "cuda") if has_cuda and cuda_device_count() else ("cpu",)
+    # What is compiled in, which does not say that it starts; opening an engine does.
+    offered = set(onnxruntime.get_available_providers())
+    kinds = [kind for kind, wanted in PROVIDERS.items() if set(wanted) <= offered]
+    return tuple(kinds) if cuda_device_count() else ("cpu",)
 
 
 def _tensorrt_availability(runtime: str) -> Availability:

@@ -1,11 +1,12 @@
-"""ONNX Runtime: FP32 and INT8 on the CPU, and NVIDIA GPUs where its CUDA provider runs.
+"""ONNX Runtime: FP32 and INT8 on the CPU, and NVIDIA GPUs where its providers run.
 
-ONNX Runtime falls back to the CPU with a log line when a provider cannot start; here the provider
-that was asked for runs, or opening fails.
+ONNX Runtime falls back to the CPU with a log line when a provider cannot start, and node by node
+where it has no kernel; here the provider that was asked for runs the nodes, or opening fails.
 """
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,15 @@ from alexnet_edge.errors import GraphError, MissingDependencyError, UnavailableE
 from alexnet_edge.machine import usable_cores
 from alexnet_edge.preprocess import AnyArray
 from alexnet_edge.runtimes.base import EngineInfo, Runtime, RuntimeOptions
+from alexnet_edge.runtimes.ort_gpu import (
+    PROVIDERS,
+    DeviceBinding,
+    enable_profiling,
+    preload_libraries,
+    profile_nodes,
+    provider_settings,
+    require_providers,
+)
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -22,8 +32,6 @@ if TYPE_CHECKING:
 _REQUANTIZES = "WeightBiasQuantization"
 """An optimizer that makes a float layer between integer ones an integer one, with one scale for all
 its weights: a layer that was spared would not be."""
-
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 def import_onnxruntime(needed_for: str) -> Any:
@@ -59,28 +67,33 @@ def create_session(
     options: RuntimeOptions,
     settings: onnxruntime.SessionOptions | None = None,
     folder: Path | None = None,
+    precision: str = "fp32",
 ) -> onnxruntime.InferenceSession:
-    """Open a session on the provider that ``options.device`` names.
+    """Open a session on the providers that ``options.device`` names.
 
     Args:
         model: a file, or a serialized model.
         options: device and threads.
         settings: as `session_options` gives them, changed.
         folder: where a serialized model's external data is; it is mapped, not read.
+        precision: of the model; TensorRT's provider must be told of INT8.
 
     Raises:
         GraphError: ONNX Runtime refuses the model.
         MissingDependencyError: onnxruntime is not installed.
-        UnavailableError: the provider is not there or did not start.
+        UnavailableError: a provider is not there or did not start.
     """
     ort = import_onnxruntime("running ONNX graphs")
-    provider = PROVIDERS.get(options.device)
-    if provider is None or provider not in ort.get_available_providers():
+    kind, index = options.choose_device("onnxruntime", known=tuple(PROVIDERS))
+    wanted = PROVIDERS[kind]
+    if not set(wanted) <= set(ort.get_available_providers()):
         raise UnavailableError(
             f"device {options.device}: onnxruntime {ort.__version__} offers "
             f"{', '.join(ort.get_available_providers())}",
             hint="use --device cpu, or pip install 'alexnet-edge[gpu]' for cuda",
         )
+    if kind != "cpu":
+        preload_libraries(ort)
     name = str(model) if isinstance(model, Path) else "the model"
     settings = settings or session_options(options)
     if folder is not None:
@@ -90,18 +103,25 @@ def create_session(
         session = ort.InferenceSession(
             str(model) if isinstance(model, Path) else model,
             settings,
-            providers=[provider],
+            providers=provider_settings(kind, index, precision),
             disabled_optimizers=[_REQUANTIZES],
+            enable_fallback=0,
         )
     except Exception as error:  # onnxruntime raises classes of its C extension, without a base
         reason = str(error).strip().splitlines()[0]
+        if kind != "cpu":
+            raise UnavailableError(
+                f"{name}: ONNX Runtime cannot open it on device {options.device} ({reason})",
+                hint="does it run with --device cpu? else see: alexnet-edge doctor",
+            ) from error
         raise GraphError(
             f"{name}: ONNX Runtime refuses it ({reason})",
             hint="build or export it again with this version of onnxruntime",
         ) from error
-    if provider not in session.get_providers():
+    session.disable_fallback()
+    if missing := [provider for provider in wanted if provider not in session.get_providers()]:
         raise UnavailableError(
-            f"device {options.device}: {provider} did not start; "
+            f"device {options.device}: {', '.join(missing)} did not start; "
             f"ONNX Runtime fell back to {', '.join(session.get_providers())}",
             hint="check the driver and CUDA libraries with: alexnet-edge doctor",
         )
@@ -109,23 +129,48 @@ def create_session(
 
 
 class OnnxRuntime(Runtime):
-    """An ONNX graph in an ONNX Runtime session."""
+    """An ONNX graph in an ONNX Runtime session.
+
+    On a GPU the first run, on zeros, is profiled: each node must have run on a provider that was
+    asked for. Input and output are bound to the device's memory.
+    """
 
     name = "onnxruntime"
 
     def __init__(self, info: EngineInfo, options: RuntimeOptions) -> None:
         super().__init__(info)
-        self._session = create_session(info.path, options)
+        kind, index = options.choose_device(self.name, known=tuple(PROVIDERS))
         self._threads = options.threads or usable_cores()
         self._outputs = [info.output.name]
+        self._binding: DeviceBinding | None = None
+        self._nodes: dict[str, int] = {}
+        if kind == "cpu":
+            self._session = create_session(info.path, options)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            settings = session_options(options)
+            enable_profiling(settings, Path(folder))
+            self._session = create_session(info.path, options, settings, precision=info.precision)
+            ran = profile_nodes(self._session, info)
+        self._nodes = require_providers(info.path, options.device or kind, ran, PROVIDERS[kind])
+        self._binding = DeviceBinding(self._session, info, "cuda", index)
 
     def describe(self) -> dict[str, Any]:
-        """Return provider and threads."""
-        return {"provider": self._session.get_providers()[0], "threads": self._threads}
+        """Return provider and threads; of a GPU, how many nodes each provider runs."""
+        settings: dict[str, Any] = {
+            "provider": self._session.get_providers()[0],
+            "threads": self._threads,
+        }
+        if self._binding is not None:
+            settings |= {"nodes": self._nodes, "transfers": "timed: bound to device memory"}
+        return settings
 
     def _execute(self, batch: AnyArray) -> AnyArray:
+        if self._binding is not None:
+            return self._binding.run(batch)
         answers = self._session.run(self._outputs, {self.info.input.name: batch})[0]
         return np.asarray(answers, np.float32)
 
     def _release(self) -> None:
+        self._binding = None
         del self._session

@@ -22,10 +22,11 @@ class TorchRuntime(Runtime):
 
     def __init__(self, path: Path, options: RuntimeOptions) -> None:
         torch = import_torch(f"running {path}")
-        devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-        if options.device not in devices:
+        kind, index = options.choose_device("torch", known=("cpu", "cuda"))
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if kind == "cuda" and index >= gpus:
             raise UnavailableError(
-                f"device {options.device}: torch {torch.__version__} sees {', '.join(devices)}",
+                f"device {options.device}: torch {torch.__version__} sees {gpus} GPUs",
                 hint="use --device cpu",
             )
         checkpoint = load_checkpoint(path)
@@ -45,11 +46,11 @@ class TorchRuntime(Runtime):
                 classes=checkpoint.classes,
             )
         )
-        self._torch, self._device = torch, options.device
+        self._torch, self._device = torch, f"cuda:{index}" if kind == "cuda" else "cpu"
         self._threads = options.threads or usable_cores()
         module = build_module(checkpoint.architecture)
         module.load_state_dict(dict(checkpoint.state_dict))
-        self._module = module.eval().to(options.device)
+        self._module = module.eval().to(self._device)
 
     def describe(self) -> dict[str, Any]:
         """Return device and threads."""

@@ -14,6 +14,7 @@ from alexnet_edge.export import ExportSettings, export_onnx
 from alexnet_edge.model import load_checkpoint
 from alexnet_edge.quantize.calibrate import CalibrationSettings, calibrate
 from alexnet_edge.quantize.table import load_table
+from alexnet_edge.runtimes.base import RuntimeOptions
 from alexnet_edge.runtimes.loader import availability, open_engine
 from tests.conftest import DIGITS_SPEC
 
@@ -23,17 +24,32 @@ TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "int8": 0.15}
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A runtime and what it runs; ``build`` is False for files that need no engine."""
+    """A runtime, what it runs and on what; ``build`` is False for files that need no engine."""
 
     runtime: str
     precision: str = "fp32"
     build: bool = True
     fixed_batch: int | None = None
+    device: str | None = None
+
+    @property
+    def missing(self) -> str:
+        """Why it cannot run here, or nothing."""
+        found = availability(self.runtime)
+        if not found.runs:
+            return f"{self.runtime}: {found.reason}"
+        if self.device not in {None, *found.devices}:
+            return f"{self.runtime}: has no {self.device} here, only {', '.join(found.devices)}"
+        return ""
+
+    def open(self, path):
+        return open_engine(path, RuntimeOptions(device=self.device))
 
     def __str__(self) -> str:
         kind = "engine" if self.build else "file"
         fixed = f"-batch{self.fixed_batch}" if self.fixed_batch else ""
-        return f"{self.runtime}-{self.precision}-{kind}{fixed}"
+        device = f"-{self.device}" if self.device else ""
+        return f"{self.runtime}-{self.precision}-{kind}{device}{fixed}"
 
 
 GPU_RUNTIMES = ("tensorrt", "tensorrt-rtx")
@@ -42,9 +58,11 @@ CASES = [
     Case("onnxruntime", build=False),
     Case("onnxruntime"),
     Case("onnxruntime", "int8"),
+    *(Case("onnxruntime", build=False, device=name) for name in ("cuda", "tensorrt")),
+    Case("torch", build=False, device="cuda"),
     *(Case(name, p) for name in GPU_RUNTIMES for p in ("fp32", "fp16", "int8")),
 ]
-DYNAMIC = [case for case in CASES if availability(case.runtime).runs]
+DYNAMIC = [case for case in CASES if not case.missing]
 FIXED = [dataclasses.replace(case, fixed_batch=4) for case in DYNAMIC if case.runtime != "torch"]
 
 
@@ -88,21 +106,21 @@ def prepare(tiny_checkpoint, tiny_onnx, tiny_table, tmp_path_factory):
 @pytest.fixture(params=DYNAMIC, ids=str)
 def engine(request, prepare):
     """An opened network that takes any batch size."""
-    with open_engine(prepare(request.param)) as engine:
+    with request.param.open(prepare(request.param)) as engine:
         yield engine
 
 
 @pytest.fixture(params=FIXED, ids=str)
 def fixed_engine(request, prepare):
     """An opened network that takes batches of 4."""
-    with open_engine(prepare(request.param)) as engine:
+    with request.param.open(prepare(request.param)) as engine:
         yield engine
 
 
 @pytest.fixture(params=[*DYNAMIC, *FIXED], ids=str)
 def any_engine(request, prepare):
     """An opened network of either kind."""
-    with open_engine(prepare(request.param)) as engine:
+    with request.param.open(prepare(request.param)) as engine:
         yield engine
 
 
@@ -142,12 +160,11 @@ def refuses_before_running(monkeypatch):
     return arm
 
 
-@pytest.mark.parametrize("runtime", dict.fromkeys(case.runtime for case in CASES))
-def test_the_contract_covers_the_runtime(runtime):
-    found = availability(runtime)
-    if not found.runs:
-        pytest.skip(f"{runtime}: {found.reason}")
-    assert runtime in {case.runtime for case in DYNAMIC}
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_contract_covers_what_runs_here(case):
+    if case.missing:
+        pytest.skip(case.missing)
+    assert case in DYNAMIC
 
 
 @pytest.mark.parametrize("size", [1, 2, 6])
@@ -241,7 +258,7 @@ def test_a_closed_network_refuses_to_run(any_engine, images, infer):
 
 
 def test_leaving_the_block_closes(prepare, images):
-    with open_engine(prepare(DYNAMIC[0])) as engine:
+    with DYNAMIC[0].open(prepare(DYNAMIC[0])) as engine:
         pass
     with pytest.raises(InputError, match="is closed"):
         engine.infer(images)

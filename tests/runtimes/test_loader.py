@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import onnxruntime
 import pytest
 
@@ -19,10 +20,11 @@ from alexnet_edge.errors import (
 )
 from alexnet_edge.manifest import manifest_path
 from alexnet_edge.quantize.table import load_table
-from alexnet_edge.runtimes import loader
+from alexnet_edge.runtimes import loader, trt
 from alexnet_edge.runtimes.base import RuntimeOptions
 from alexnet_edge.runtimes.loader import availability, open_engine
 from alexnet_edge.runtimes.trt import cuda_device_count
+from tests.runtimes.standins import Gpu, Vendor
 
 RTX = availability("tensorrt-rtx")
 HAS_CUDA_PROVIDER = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
@@ -161,6 +163,42 @@ def test_engine_whose_vendor_is_not_installed_names_the_package(engine):
     with pytest.raises(MissingDependencyError, match="tensorrt is not installed") as refused:
         open_engine(engine)
     assert refused.value.hint == "pip install 'alexnet-edge[gpu]'"
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Stand-ins for TensorRT 10.13 and a GPU (see `standins`)."""
+    gpu = Gpu()
+    monkeypatch.setattr(trt, "import_vendor", lambda runtime: Vendor(gpu, "10.13.0.35"))
+    monkeypatch.setattr(trt, "_import_driver", lambda info: gpu.driver)
+    return gpu
+
+
+def test_a_plan_that_was_changed_is_refused_before_a_byte_is_deserialized(engine, gpu):
+    edit_manifest(engine, runtime="tensorrt", runtime_version="10.13.0.35")
+    with engine.open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(StaleArtifactError, match="is not the file that"):
+        open_engine(engine, RuntimeOptions(cuda_graph="off"))
+    assert gpu.events == []
+
+
+def test_a_plan_of_another_version_is_refused_with_the_command_that_builds_it(engine, gpu):
+    edit_manifest(engine, runtime="tensorrt", runtime_version="10.3.0")
+    with pytest.raises(StaleArtifactError, match=r"expected 10\.3\.0, found 10\.13") as refused:
+        open_engine(engine, RuntimeOptions(cuda_graph="off"))
+    assert "alexnet-edge build MODEL.onnx --fp32 --runtime tensorrt" in refused.value.hint
+    assert "deserialize" not in gpu.events
+
+
+def test_a_plan_that_fits_is_opened_run_and_freed(engine, gpu):
+    edit_manifest(engine, runtime="tensorrt", runtime_version="10.13.0.35")
+    images = np.full((2, 3, 227, 227), 0.5, np.float32)
+    with open_engine(engine, RuntimeOptions(cuda_graph="off")) as opened:
+        np.testing.assert_allclose(opened.infer(images), 0.5, atol=1e-6)
+        assert opened.info.runtime == "tensorrt"
+    assert gpu.events[-1] == "release cuda context"
+    assert not gpu.memory
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -27,6 +27,7 @@ from alexnet_edge.model import (
     LRN_ALPHA,
     LRN_BETA,
     LRN_BIAS,
+    Architecture,
     Checkpoint,
     Layer,
     build_module,
@@ -44,20 +45,25 @@ MIN_OPSET, DEFAULT_OPSET, MAX_OPSET = 13, 17, 22
 
 _DYNAMIC_CHECK_BATCHES = (1, 2, 5)
 
+_DLA_CHANNELS = 8192
+"""The most that DLA takes (TensorRT's documentation, "DLA Supported Layers and Restrictions")."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ExportSettings:
     """What the graph shall be.
 
     Attributes:
-        batch: a fixed batch size; None for a dynamic axis named `batch`.
+        batch: a fixed batch size; None for a dynamic axis named `batch`, or for 1 with ``dla``.
         logits: leave the softmax out.
         opset: ONNX operator set.
+        dla: write what the Deep Learning Accelerator of a Jetson takes (see `build_graph`).
     """
 
     batch: int | None = None
     logits: bool = False
     opset: int = DEFAULT_OPSET
+    dla: bool = False
 
     def __post_init__(self) -> None:
         if self.batch is not None and not 1 <= self.batch <= 1024:
@@ -67,6 +73,11 @@ class ExportSettings:
                 f"opset is {self.opset}",
                 hint=f"give {MIN_OPSET} to {MAX_OPSET}; TensorRT 8.5 reads up to 17",
             )
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch size; None for a dynamic axis, which DLA does not take."""
+        return 1 if self.dla and self.batch is None else self.batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +142,7 @@ def export_onnx(
 
     Raises:
         ExportError: the relative error exceeds `TOLERANCE`, or the graph is malformed.
-        InputError: ``spec.crop`` is not the network's input size.
+        InputError: ``spec.crop`` is not the network's input size, or DLA would not take the graph.
     """
     size = checkpoint.architecture.input_size
     if spec.crop != size:
@@ -139,6 +150,8 @@ def export_onnx(
             f"crop is {spec.crop}, {checkpoint.architecture.name} takes {size}×{size}",
             hint=f"give --crop {size}",
         )
+    if settings.dla:
+        _require_dla(checkpoint.architecture, spec)
     if crops is None and checkpoint.samples is not None:
         crops = checkpoint.samples.numpy()
     if crops is not None and crops.shape[1:] != (size, size, 3):
@@ -165,26 +178,35 @@ def build_graph(checkpoint: Checkpoint, spec: PreprocessSpec, settings: ExportSe
     The input is named `input`, the output `probabilities` or `logits`, the batch axis `batch`;
     nodes carry the module's names, so that tables and manifests can be read beside the layer
     table.
+
+    For DLA the batch is fixed and the fully connected layers are convolutions over what they read:
+    the first spans the 6×6 of the last feature map, which spares a Flatten before it and keeps its
+    input at 256 channels (DLA takes 8192, a Flatten gives 9216); the others are 1×1. All that
+    computes is thus one run of convolutions, ReLU, pooling and response normalization on (N, C, H,
+    W). The step from (N, classes, 1, 1) to (N, classes) is what DLA cannot do: it is one Flatten at
+    the very end, with the softmax behind it, so that this tail alone falls back to the GPU, and the
+    answers have the shape that every other graph gives.
     """
     writer = _GraphWriter(checkpoint)
-    batch: int | str = settings.batch or "batch"
+    batch: int | str = settings.fixed_batch or "batch"
     kind = ir.DataType.UINT8 if spec.input == "uint8" else ir.DataType.FLOAT
     source = ir.Value(
         name="input", type=ir.TensorType(kind), shape=ir.Shape((batch, *spec.input_shape))
     )
     value = writer.normalize(source, spec) if spec.input == "uint8" else source
-    for layer in checkpoint.architecture.layers():
+    architecture = checkpoint.architecture
+    for layer in _dla_layers(architecture) if settings.dla else architecture.layers():
         if layer.op != "dropout":  # identity outside of training
             value = writer.add(layer, value)
     if not settings.logits:
         value = writer.node("Softmax", "softmax", [value], {"axis": 1})
     value.name = "logits" if settings.logits else "probabilities"
     value.type = ir.TensorType(ir.DataType.FLOAT)
-    value.shape = ir.Shape((batch, checkpoint.architecture.classes))
+    value.shape = ir.Shape((batch, architecture.classes))
     opsets = {"": settings.opset}
     graph = ir.Graph(
         [source], [value], nodes=writer.nodes, initializers=writer.initializers,
-        opset_imports=opsets, name=checkpoint.architecture.name,
+        opset_imports=opsets, name=architecture.name,
     )  # fmt: skip
     ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", settings.opset)])
     return ir.Model(
@@ -192,12 +214,44 @@ def build_graph(checkpoint: Checkpoint, spec: PreprocessSpec, settings: ExportSe
         ir_version=ir_version,
         producer_name="alexnet-edge",
         metadata_props=stamp_metadata(
-            arch=checkpoint.architecture.name,
+            arch=architecture.name,
             checkpoint_sha256=checkpoint.sha256,
             classes=checkpoint.classes,
             preprocess=spec,
         ),
     )
+
+
+def _dla_layers(architecture: Architecture) -> Iterator[Layer]:
+    """Yield the layers with each linear one as a convolution, and the Flatten last."""
+    tail: list[Layer] = []
+    side = 1
+    for described in architecture.shapes():
+        layer = described.layer
+        if layer.op == "flatten":
+            tail = [layer]
+            side = described.input[1]
+        elif layer.op == "linear":
+            yield dataclasses.replace(layer, op="conv", kernel=side)
+            side = 1
+        else:
+            yield layer
+    yield from tail
+
+
+def _require_dla(architecture: Architecture, spec: PreprocessSpec) -> None:
+    if spec.input == "uint8":
+        raise InputError(
+            "DLA takes FP16 and INT8 images, channels first; raw uint8 frames would be cast, "
+            "transposed and normalized on the GPU, which --dla is to leave alone",
+            hint="leave --input uint8 out; frames are then prepared on the CPU",
+        )
+    for layer in architecture.layers():
+        if layer.out > _DLA_CHANNELS:
+            raise InputError(
+                f"{layer.name} has {layer.out} channels, DLA takes {_DLA_CHANNELS}",
+                hint="export without --dla, or train a narrower network",
+            )
 
 
 class _GraphWriter:
@@ -258,8 +312,14 @@ class _GraphWriter:
         )
 
     def _parameters(self, layer: Layer) -> list[ir.Value]:
-        names = (f"{layer.name}.weight", f"{layer.name}.bias")
-        return [self.constant(name, self._state_dict[name].numpy()) for name in names]
+        weight = self._state_dict[f"{layer.name}.weight"].numpy()
+        if layer.op == "conv":  # a linear layer's rows run over channels, height and width
+            weight = weight.reshape(layer.out, -1, layer.kernel, layer.kernel)
+        bias = self._state_dict[f"{layer.name}.bias"].numpy()
+        return [
+            self.constant(f"{layer.name}.weight", weight),
+            self.constant(f"{layer.name}.bias", bias),
+        ]
 
 
 def _check_well_formed(path: Path, out: Path) -> None:
@@ -283,7 +343,8 @@ def _compare(
     module.load_state_dict(dict(checkpoint.state_dict))
     session = create_session(_with_logits(path), RuntimeOptions())
     rng = np.random.default_rng(0)
-    batches = _DYNAMIC_CHECK_BATCHES if settings.batch is None else (settings.batch,)
+    fixed = settings.fixed_batch
+    batches = _DYNAMIC_CHECK_BATCHES if fixed is None else (fixed,)
     for size in batches:
         noise = rng.integers(0, 256, (size, spec.crop, spec.crop, 3), np.uint8)
         inputs = {"random": noise}

@@ -20,7 +20,7 @@ from alexnet_edge.dataset import ImageReader, ImageSet
 from alexnet_edge.engine.settings import BuildSettings
 from alexnet_edge.engine.trt_calibrator import spread_ranges
 from alexnet_edge.engine.vendor import OnProgress
-from alexnet_edge.errors import BuildError, GraphError, InputError, TableError
+from alexnet_edge.errors import BuildError, GraphError, InputError
 from alexnet_edge.graph import GraphInfo
 from alexnet_edge.preprocess import PreprocessSpec
 from alexnet_edge.quantize.choose import Choice, decide
@@ -28,7 +28,7 @@ from alexnet_edge.quantize.fp16 import convert_to_fp16
 from alexnet_edge.quantize.layers import weighted_layers
 from alexnet_edge.quantize.qdq import QdqOptions, insert_qdq
 from alexnet_edge.quantize.sparsity import PrunedLayer, measure_loss, prune_weights
-from alexnet_edge.quantize.table import CalibrationTable, Range
+from alexnet_edge.quantize.table import CalibrationTable, Range, missing_range
 from alexnet_edge.quantize.trt_cache import CalibrationCache
 
 LOSS_IMAGES = 256
@@ -232,10 +232,7 @@ def _serve_ranges(
     require_spared(graph.path, [layer.name for layer in layers], settings.spared)
     for layer in layers:
         if layer.activation.name not in known and layer.name not in settings.spared:
-            raise TableError(
-                f"there is no range for tensor '{layer.activation.name}' of {graph.path}",
-                hint=f"alexnet-edge calibrate {graph.path} --images DIR",
-            )
+            raise missing_range(layer.activation.name or "", graph.path)
     implicit = {"quantization": "calibration cache", "without_range": missing}
     return known, {**described, **_describe_int8(settings), **implicit}
 

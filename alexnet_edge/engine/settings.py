@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alexnet_edge.engine.profile import BatchRange, Profile
+from alexnet_edge.engine.profile import TARGET_RUNTIMES, BatchRange, Profile
 from alexnet_edge.engine.vendor import TensorRTOptions
 from alexnet_edge.errors import BuildError
 from alexnet_edge.machine import has_vnni
 from alexnet_edge.quantize.choose import AUTO
 from alexnet_edge.quantize.scales import TENSORRT, Dialect
 
-RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+RUNTIMES = TARGET_RUNTIMES
 
 _SUFFIXES = {"onnxruntime": "onnx", "tensorrt": "engine", "tensorrt-rtx": "rtx.engine"}
 

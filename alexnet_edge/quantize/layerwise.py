@@ -25,7 +25,7 @@ import onnx
 import onnx.helper
 import onnx_ir as ir
 
-from alexnet_edge.errors import GraphError, TableError
+from alexnet_edge.errors import GraphError
 from alexnet_edge.graph import (
     describe_model,
     load_bare,
@@ -49,7 +49,7 @@ from alexnet_edge.quantize.scales import (
     round_weight,
     weight_scales,
 )
-from alexnet_edge.quantize.table import Range
+from alexnet_edge.quantize.table import Range, missing_range
 from alexnet_edge.runtimes.base import RuntimeOptions
 from alexnet_edge.runtimes.ort import create_session
 
@@ -213,10 +213,7 @@ class Layerwise:
 
     def _find_range(self, ranges: Mapping[str, Range], tensor: str | None) -> Range | None:
         if tensor is not None and tensor not in ranges:
-            raise TableError(
-                f"there is no range for tensor '{tensor}' of {self.path}",
-                hint=f"alexnet-edge calibrate {self.path} --images DIR",
-            )
+            raise missing_range(tensor, self.path)
         return None if tensor is None else ranges[tensor]
 
     def _own_result(self, layer: WeightedLayer, ranged: Mapping[str, str]) -> str | None:

@@ -39,7 +39,7 @@ from alexnet_edge.quantize.scales import (
     round_weight,
     weight_scales,
 )
-from alexnet_edge.quantize.table import Range
+from alexnet_edge.quantize.table import Range, missing_range
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -101,10 +101,7 @@ def insert_qdq(
         if value.name not in wanted:
             continue
         if ranged.name not in ranges:
-            raise TableError(
-                f"there is no range for tensor '{ranged.name}' of {path}",
-                hint=f"alexnet-edge calibrate {path} --images DIR",
-            )
+            raise missing_range(ranged.name or "", path)
         scales[value.name or ""] = writer.quantize_activation(value, ranges[ranged.name or ""])
     for layer, name in zip(layers, inputs, strict=True):
         writer.quantize_layer(layer, scales[name])

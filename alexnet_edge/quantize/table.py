@@ -207,6 +207,14 @@ def load_table(path: Path) -> CalibrationTable:
     return table
 
 
+def missing_range(tensor: str, path: Path) -> TableError:
+    """Return the error of a tensor of ``path`` that is to be quantized and has no range."""
+    return TableError(
+        f"there is no range for tensor '{tensor}' of {path}",
+        hint=f"alexnet-edge calibrate {path} --images DIR",
+    )
+
+
 def _release(version: str) -> list[str]:
     return version.split(".")[:2]
 

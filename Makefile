@@ -34,7 +34,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) torch
-	$(PIP) --editable ".[cpu,train,demo,rtx]"
+	$(PIP) --editable ".[cpu,train,demo,rtx,camera,report]"
 	touch $@
 
 $(VENV)/.peers: $(VENV)/.demo

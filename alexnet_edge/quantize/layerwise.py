@@ -41,6 +41,7 @@ from alexnet_edge.quantize.layers import (
     quantization_points,
     weighted_layers,
 )
+from alexnet_edge.quantize.pieces import nodes_between
 from alexnet_edge.quantize.scales import (
     Dialect,
     FloatArray,
@@ -271,13 +272,13 @@ class _Cutter:
         self._path = path
         self._dialect = dialect
         self._model = model
-        self._producers = {name: node for node in model.graph.node for name in node.output}
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
 
     def cut(self, source: str, target: str, dtype: str) -> onnx.ModelProto:
         """Return the graph that computes ``target`` from ``source`` alone."""
         kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        return self._model_of(self._between(source, target), [_info(source, kind)], [target], ())
+        nodes = self._between(source, target)
+        return self._model_of(nodes, [_info(source, kind)], [target], ())
 
     def cut_layer(
         self, layer: WeightedLayer, target: str, *, activation: bool, result: bool
@@ -320,22 +321,10 @@ class _Cutter:
         )
 
     def _between(self, source: str, target: str) -> list[onnx.NodeProto]:
-        wanted, found = [target], set()
-        while wanted:
-            name = wanted.pop()
-            if name == source or name in self._constants or name == "":
-                continue
-            node = self._producers.get(name)
-            if node is None:
-                raise self._no_chain(f"'{target}' depends on more than '{source}'")
-            if node.output[0] not in found:
-                found.add(node.output[0])
-                wanted += node.input
-        return [
-            onnx.NodeProto.FromString(node.SerializeToString())
-            for node in self._model.graph.node
-            if node.output[0] in found
-        ]
+        nodes = nodes_between(self._model, source, [target])
+        if nodes is None:
+            raise self._no_chain(f"'{target}' depends on more than '{source}'")
+        return nodes
 
     def _insert_pair(
         self,

@@ -21,6 +21,9 @@ BINS = 4096
 
 _LOG2_BINS = BINS.bit_length() - 1
 
+_CHUNK_VALUES = 1 << 15
+"""Counted at a time: what is made of them stays in the cache."""
+
 
 class Histogram:
     """Counts of |x|, with the exact extremes of x.
@@ -52,8 +55,10 @@ class Histogram:
             ValueError: there is a NaN or an infinity among them.
         """
         flat = values.reshape(-1)
-        bins = self._bins(flat)  # which may replace the counts
-        self.counts += np.bincount(bins, minlength=BINS)
+        self._widen(flat)
+        for start in range(0, flat.size, _CHUNK_VALUES):
+            bins = self._bins(flat[start : start + _CHUNK_VALUES])
+            self.counts += np.bincount(bins, minlength=BINS)
 
     def update_counted(self, values: AnyArray, counts: npt.NDArray[np.int64]) -> None:
         """Add values that occur many times each: those of an image's bytes, say.
@@ -67,8 +72,8 @@ class Histogram:
         """
         present = counts > 0
         if present.any():
-            bins = self._bins(values[present])
-            np.add.at(self.counts, bins, counts[present])
+            self._widen(values[present])
+            np.add.at(self.counts, self._bins(values[present]), counts[present])
 
     def merge(self, other: Histogram) -> None:
         """Add what another histogram has seen."""
@@ -79,17 +84,20 @@ class Histogram:
             counts = _coarsen(counts, self._exponent - other._exponent)
         self.counts = self.counts + counts
 
-    def _bins(self, flat: AnyArray) -> npt.NDArray[np.int32]:
-        """Widen the range to hold the values, and return the bin of each."""
+    def _widen(self, flat: AnyArray) -> None:
+        """Grow to hold the values."""
         low, high = float(flat.min()), float(flat.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError("NaN or infinity")
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._grow(_exponent_for(max(abs(low), abs(high))))
+
+    def _bins(self, flat: AnyArray) -> npt.NDArray[np.intp]:
+        """Return the bin of each value."""
         scaled = flat * np.float32(1 / self.width)
-        if low < 0:
+        if self.low < 0:
             np.abs(scaled, out=scaled)
-        bins: npt.NDArray[np.int32] = scaled.astype(np.int32)
+        bins: npt.NDArray[np.intp] = scaled.astype(np.intp)
         return bins
 
     def _grow(self, exponent: int | None) -> None:

@@ -128,13 +128,15 @@ def choose_method(
     method: str = "auto",
     images: ImageSet | None = None,
     folder: Path | None = None,
+    *,
+    fit: bool = True,
 ) -> Choice:
     """Decide with a progress bar, and print the ranking where there is one."""
     from alexnet_edge.quantize.choose import decide
 
     with progress_bar("choosing") as update:
         choice = decide(
-            model, table, dialect, method, images=images, folder=folder,
+            model, table, dialect, method, images=images, folder=folder, fit=fit,
             on_progress=lambda what, done, total: update(done, total, what),
         )  # fmt: skip
     if choice.trials:

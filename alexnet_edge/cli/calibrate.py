@@ -142,7 +142,8 @@ def _rank_into(
 
     dialects = (BuildSettings("int8", runtime).dialect for runtime in ("onnxruntime", "tensorrt"))
     choices = {
-        dialect.key: choose_method(output, model, table, dialect).to_dict() for dialect in dialects
+        dialect.key: choose_method(output, model, table, dialect, fit=False).to_dict()
+        for dialect in dialects
     }
     dataclasses.replace(table, choices=choices).save(target)
     return load_table(target)

@@ -208,7 +208,7 @@ def _quantize(
     corrections = {
         name: np.array(values, np.float32) for name, values in choice.bias_corrections.items()
     }
-    options = QdqOptions(choice.weight_ranges, corrections, spared)
+    options = QdqOptions(choice.weight_ranges, corrections, choice.fitted, spared)
     insert_qdq(prepared, choice.ranges(table.tensors), dialect, graph.path, options)
     return {**_describe_choice(table, choice), **_describe_int8(settings)}
 
@@ -225,7 +225,7 @@ def _serve_ranges(
         found = choice.ranges(table.tensors)
         amax = {name: item.amax for name, item in found.items()}
         # The builder quantizes the weights by itself, and adds the biases as they are.
-        plain = dataclasses.replace(choice, weight_ranges="minmax", bias_corrections={})
+        plain = dataclasses.replace(choice, weight_ranges="minmax", bias_corrections={}, fitted={})
         described = _describe_choice(table, plain)
     known, missing = spread_ranges(prepared, amax)
     layers = weighted_layers(prepared, graph.path)
@@ -243,6 +243,7 @@ def _describe_choice(table: CalibrationTable, choice: Choice) -> dict[str, Any]:
         "method": choice.method,
         "methods": dict(choice.methods),
         "weight_ranges": choice.weight_ranges,
+        "rounding": choice.rounding,
         "bias_correction": bool(choice.bias_corrections),
         "ranking": [dataclasses.asdict(trial) for trial in choice.trials],
         "judged_on": choice.images,

@@ -11,7 +11,9 @@ so many of the images that chance does not explain it (`SURE_OF_ONE`, `SURE_OF_M
 1. each method for all tensors; the best one stays,
 2. for each tensor in turn, the other methods (a mixture),
 3. weights scaled by least squared error rather than by their largest value,
-4. empirical bias correction: what quantization shifts a channel by, on average over other
+4. weights rounded to what each layer reads on other calibration images (`fitting`), rather than
+   each to the nearest,
+5. empirical bias correction: what quantization shifts a channel by, on average over other
    calibration images, is taken off its bias, layer after layer (Nagel et al., Data-Free
    Quantization, 2019, section 4.2, measured as in its appendix D).
 """
@@ -30,8 +32,15 @@ import numpy.typing as npt
 from alexnet_edge.dataset import ImageReader, ImageSet, open_images
 from alexnet_edge.errors import DatasetError, TableError
 from alexnet_edge.preprocess import AnyArray
+from alexnet_edge.quantize.fitting import fit_weights
 from alexnet_edge.quantize.image_list import pick_images
-from alexnet_edge.quantize.layerwise import FLOAT, Activations, LayerSetting, Layerwise
+from alexnet_edge.quantize.layerwise import (
+    FITTED,
+    FLOAT,
+    Activations,
+    LayerSetting,
+    Layerwise,
+)
 from alexnet_edge.quantize.scales import Dialect, FloatArray
 from alexnet_edge.quantize.table import CalibrationTable, Range
 from alexnet_edge.similarity import Logits, centred_logits, mean_kl, sqnr_db
@@ -47,8 +56,8 @@ luck."""
 SCREENED = 16
 """Images on which a method for one tensor must do no worse, before it is tried on all."""
 
-FIT_IMAGES = 32
-"""Images that bias corrections are measured on; none of them is held out."""
+FIT_IMAGES = 64
+"""Images that weights are rounded to and bias corrections measured on; none is held out."""
 
 
 Noise = npt.NDArray[np.float64]
@@ -60,7 +69,7 @@ class Trial:
     """A candidate and what it did on the held-out images.
 
     Attributes:
-        candidate: a method, `mixture`, `weights mse` or `bias correction`.
+        candidate: a method, `mixture`, `weights mse`, `weights gptq` or `bias correction`.
         logit_sqnr_db: of the centred logits against the float network's; None without noise.
         kl: mean divergence of the probabilities, in nats.
         kept: whether it is part of the choice.
@@ -82,6 +91,8 @@ class Choice:
         bias_corrections: layer name to the values that are added to its bias.
         trials: every candidate, in the order in which they were tried.
         images: how many images they were judged on.
+        fitted: layer name to the integers of its weight, where they are not the nearest ones. A
+            choice that is stored lacks them: they are as large as the engine.
     """
 
     methods: Mapping[str, str]
@@ -89,6 +100,14 @@ class Choice:
     bias_corrections: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     trials: tuple[Trial, ...] = ()
     images: int = 0
+    fitted: Mapping[str, AnyArray] = dataclasses.field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    @property
+    def rounding(self) -> str:
+        """How weights were rounded: `gptq`, or to the `nearest`."""
+        return "gptq" if self.fitted else "nearest"
 
     @property
     def method(self) -> str:
@@ -112,8 +131,8 @@ class Choice:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the choice as JSON values."""
-        return dataclasses.asdict(self)
+        """Return the choice as JSON values, without fitted weights."""
+        return dataclasses.asdict(dataclasses.replace(self, fitted={}), dict_factory=_stored)
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Choice:
@@ -134,6 +153,10 @@ class Choice:
         )
 
 
+def _stored(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in pairs if name != "fitted"}
+
+
 AUTO = "auto"
 """The method that is chosen by evidence."""
 
@@ -146,6 +169,7 @@ def decide(
     *,
     images: ImageSet | None = None,
     folder: Path | None = None,
+    fit: bool = True,
     on_progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Choice:
     """Return the choice for a target: of a method by name, of the table, or made now.
@@ -158,7 +182,7 @@ def decide(
         images: the calibration's images, where they are now; None for where they were. Given
             images are judged even where the table holds a choice.
         folder: beside which a relative source of images is looked for too.
-        on_progress: as for `choose`.
+        fit, on_progress: as for `choose`.
 
     Raises:
         DatasetError: `auto`, no choice in the table, and its images are not to be found.
@@ -172,7 +196,7 @@ def decide(
     if stored is not None and images is None:
         return _read_choice(stored)
     evidence = read_evidence(table, images, folder or path.parent)
-    return choose(path, table, evidence, dialect, on_progress=on_progress)
+    return choose(path, table, evidence, dialect, fit=fit, on_progress=on_progress)
 
 
 def _read_choice(stored: object) -> Choice:
@@ -190,7 +214,7 @@ class Evidence:
 
     Attributes:
         held_out: the network's input for the images that no range has seen.
-        fit: for other calibration images, which corrections are measured on.
+        fit: for other calibration images, which weights and corrections are fitted to.
     """
 
     held_out: AnyArray
@@ -230,6 +254,7 @@ def choose(
     evidence: Evidence,
     dialect: Dialect,
     *,
+    fit: bool = True,
     on_progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Choice:
     """Try the methods of a table, and what may be added to them, on the held-out images.
@@ -239,6 +264,8 @@ def choose(
         table: its ranges; it must belong to the graph.
         evidence: images, as `read_evidence` gives them.
         dialect: of the target.
+        fit: whether weights may be rounded to what the layers read; not for a choice that is to be
+            stored.
         on_progress: called with what is tried, and how many of how many steps are done.
 
     Raises:
@@ -250,6 +277,8 @@ def choose(
     chooser.rank_methods()
     chooser.mix()
     chooser.search_weights()
+    if fit:
+        chooser.fit_weights()
     chooser.correct_biases()
     return chooser.choice()
 
@@ -260,6 +289,7 @@ class _Current:
 
     methods: dict[str, str]
     weights: str = "minmax"
+    fitted: dict[str, AnyArray] = dataclasses.field(default_factory=dict)
     corrections: dict[str, FloatArray] = dataclasses.field(default_factory=dict)
     noise: Noise = dataclasses.field(default_factory=lambda: np.array([np.inf]))
 
@@ -277,7 +307,7 @@ class _Chooser:
         self._methods = table.methods
         self._evidence = evidence
         self._report = report
-        self._steps, self._done = len(self._methods) + len(network.layers) + 2, 0
+        self._steps, self._done = len(self._methods) + 2 * len(network.layers) + 2, 0
         self._images = len(evidence.held_out)
         self._begin = network.begin(evidence.held_out)
         self._reference = self._answers(0, self._begin, [FLOAT] * len(network.layers))
@@ -339,13 +369,27 @@ class _Chooser:
             self._best = dataclasses.replace(self._best, weights="mse", noise=noise)
             self._keep("weights mse")
 
+    def fit_weights(self) -> None:
+        """Try weights that are rounded to what each layer reads."""
+        fitted = fit_weights(
+            self._network,
+            self._evidence.fit,
+            self._best.weights,
+            on_layer=lambda name: self._step(f"weights gptq: {name}"),
+        )
+        self._network.use_fitted(fitted, self._best.weights)
+        noise = self._try("weights gptq", self._settings(self._best.methods, weights=FITTED))
+        if _is_better(noise, self._best.noise, SURE_OF_ONE):
+            self._best = dataclasses.replace(self._best, fitted=fitted, noise=noise)
+            self._keep("weights gptq")
+
     def correct_biases(self) -> None:
         """Try taking the mean shift of every channel off its bias."""
         self._step("bias correction")
         corrections = self._measure_shifts()
         noise = self._try(
             "bias correction",
-            self._settings(self._best.methods, self._best.weights, corrections),
+            self._settings(self._best.methods, self._weights, corrections),
         )
         if _is_better(noise, self._best.noise, SURE_OF_ONE):
             self._best = dataclasses.replace(self._best, corrections=corrections, noise=noise)
@@ -353,7 +397,7 @@ class _Chooser:
 
     def _measure_shifts(self) -> dict[str, FloatArray]:
         """Return each layer's mean output in float less that quantized, corrected in order."""
-        settings = self._settings(self._best.methods, self._best.weights)
+        settings = self._settings(self._best.methods, self._weights)
         count = len(self._evidence.fit)
         exact = rounded = self._network.begin(self._evidence.fit)
         corrections: dict[str, FloatArray] = {}
@@ -381,7 +425,12 @@ class _Chooser:
             },
             trials=tuple(self._trials),
             images=self._images,
+            fitted=self._best.fitted,
         )
+
+    @property
+    def _weights(self) -> str:
+        return FITTED if self._best.fitted else self._best.weights
 
     def _settings(
         self,

@@ -18,7 +18,7 @@ from alexnet_edge.dataset import Batch
 from alexnet_edge.errors import DatasetError
 from alexnet_edge.preprocess import AnyArray
 from alexnet_edge.quantize.choose import Choice
-from alexnet_edge.quantize.layerwise import FLOAT, Activations, LayerSetting, Layerwise
+from alexnet_edge.quantize.layerwise import FITTED, FLOAT, Activations, LayerSetting, Layerwise
 from alexnet_edge.quantize.table import CalibrationTable
 from alexnet_edge.similarity import centred_logits, mean_kl, sqnr_db
 
@@ -143,9 +143,10 @@ def settings_of(
     network: Layerwise, table: CalibrationTable, choice: Choice, spared: frozenset[str]
 ) -> list[LayerSetting]:
     """Return the settings that a build by this choice would have."""
+    network.use_fitted(choice.fitted, choice.weight_ranges)
     return network.settings(
         choice.ranges(table.tensors),
-        weights=choice.weight_ranges,
+        weights=FITTED if choice.fitted else choice.weight_ranges,
         spared=spared,
         corrections={
             name: np.array(values, np.float32) for name, values in choice.bias_corrections.items()

@@ -71,7 +71,8 @@ class LayerSetting:
         activation: range of its input; None where that stays float.
         result: range of its result, where a dialect quantizes that and no later layer's input is
             the same values; None where it stays float.
-        weights: `float32`, or how quantized weights are scaled: `minmax`, `mse`.
+        weights: `float32`; `minmax` or `mse`, how quantized weights are scaled; or `fitted`, those
+            that the network was given (`Layerwise.use_fitted`).
         correction: (channels,) added to the bias.
     """
 
@@ -82,6 +83,7 @@ class LayerSetting:
 
 
 FLOAT = LayerSetting()
+FITTED = "fitted"
 
 
 class Layerwise:
@@ -120,10 +122,29 @@ class Layerwise:
         self._biases = [_bias(layer, weights) for layer in self._layers]
         self._cutter = _Cutter(ir.to_proto(prepared), path, dialect)
         self._quantized: dict[tuple[int, str], FloatArray] = {}
+        self._fitted: tuple[Mapping[str, AnyArray], str] = ({}, "minmax")
         self._sessions: dict[tuple[int, bool, bool], onnxruntime.InferenceSession] = {}
         self._targets = [*self.activations[1:], _logits_name(prepared)]
         for layer, target in zip(self._layers, self._targets, strict=True):
             self._cutter.piece(layer, target)  # refuses what is no chain
+
+    def layer(self, index: int) -> WeightedLayer:
+        """Return a layer; its weight's values may lie in the file."""
+        return self._layers[index]
+
+    def weight(self, index: int) -> FloatArray:
+        """Return a layer's float weight."""
+        return self._weights[index]
+
+    def use_fitted(self, integers: Mapping[str, AnyArray], weight_ranges: str) -> None:
+        """Let settings whose weights are `fitted` run with these.
+
+        Args:
+            integers: layer name to integers of the weight's shape.
+            weight_ranges: how their scales are found: `minmax` or `mse`.
+        """
+        self._fitted = (integers, weight_ranges)
+        self._quantized = {key: array for key, array in self._quantized.items() if key[1] != FITTED}
 
     def has_bias(self, layer: int) -> bool:
         """Whether a layer has a bias that a correction can be added to."""
@@ -245,8 +266,13 @@ class Layerwise:
         key = (index, kind)
         if key not in self._quantized:
             axis = self._layers[index].axis
-            scales = weight_scales(weight, axis, self.dialect, kind)
-            integers = round_weight(weight, scales, axis, self.dialect)
+            fitted, fitted_ranges = self._fitted
+            ranges = fitted_ranges if kind == FITTED else kind
+            scales = weight_scales(weight, axis, self.dialect, ranges)
+            if kind == FITTED:
+                integers = fitted[self.layers[index]]
+            else:
+                integers = round_weight(weight, scales, axis, self.dialect)
             self._quantized[key] = dequantize_weight(integers, scales, axis)
         return self._quantized[key]
 

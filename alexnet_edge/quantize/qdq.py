@@ -36,6 +36,7 @@ from alexnet_edge.quantize.layers import WeightedLayer, quantization_points, wei
 from alexnet_edge.quantize.scales import (
     Dialect,
     activation_parameters,
+    dequantize_weight,
     round_weight,
     weight_scales,
 )
@@ -54,11 +55,13 @@ class QdqOptions:
     Attributes:
         weight_ranges: how weights are scaled: `minmax` or `mse` (see `scales.weight_scales`).
         bias_corrections: layer name to (channels,) that is added to its bias.
+        fitted: layer name to the integers of its weight, where they are not the nearest ones.
         spared: names of layers that stay in floating point.
     """
 
     weight_ranges: str = "minmax"
     bias_corrections: Mapping[str, FloatArray] = dataclasses.field(default_factory=dict)
+    fitted: Mapping[str, AnyArray] = dataclasses.field(default_factory=dict)
     spared: frozenset[str] = frozenset()
 
 
@@ -150,8 +153,7 @@ class _QdqWriter:
 
     def quantize_layer(self, layer: WeightedLayer, activation_scale: float) -> None:
         """Make ``layer`` read its weight, and in the `cpu` dialect its bias, through DQ."""
-        stored = layer.weight
-        weight = _array(stored).astype(np.float32)
+        weight = _array(layer.weight).astype(np.float32)
         scales = weight_scales(weight, layer.axis, self._dialect, self._options.weight_ranges)
         bias = self._constant_bias(layer, len(scales))
         correction = self._options.bias_corrections.get(layer.name)
@@ -170,20 +172,34 @@ class _QdqWriter:
             # step must be wide enough for INT32 to hold it.
             widest = np.abs(bias) / (activation_scale * _BIAS_MAX)
             scales = np.maximum(scales, widest).astype(np.float32)
+        integers = self._round(layer, weight, scales)
         parameters = (
             self._constant(f"{layer.name}.weight.scale", scales),
             self._constant(f"{layer.name}.weight.zero_point", np.zeros(len(scales), np.int8)),
         )
         if self._dialect.name == "tensorrt":
+            stored = layer.weight
+            if layer.name in self._options.fitted:  # the graph's Q gives the same integers again
+                exact = dequantize_weight(integers, scales, layer.axis)
+                stored = self._constant(f"{layer.name}.weight.fitted", exact)
             nodes = self._pair(stored, parameters, layer.axis)
         else:
-            rounded = round_weight(weight, scales, layer.axis, self._dialect)
-            integers = self._constant(f"{layer.name}.weight.int8", rounded)
-            nodes = [self._dequantize(integers, parameters, layer.axis)]
+            constant = self._constant(f"{layer.name}.weight.int8", integers)
+            nodes = [self._dequantize(constant, parameters, layer.axis)]
             if bias is not None:
                 self._quantize_bias(layer, bias, activation_scale * scales)
         self._graph.insert_before(layer.node, nodes)
         self._replace_constant(layer.node, 1, nodes[-1].outputs[0])
+
+    def _round(self, layer: WeightedLayer, weight: FloatArray, scales: FloatArray) -> AnyArray:
+        """Return the integers of a weight: as fitted, where its channels keep their scales."""
+        nearest = round_weight(weight, scales, layer.axis, self._dialect)
+        fitted = self._options.fitted.get(layer.name)
+        if fitted is None:
+            return nearest
+        own = weight_scales(weight, layer.axis, self._dialect, self._options.weight_ranges)
+        kept = (own == scales).reshape([-1 if i == layer.axis else 1 for i in range(weight.ndim)])
+        return np.where(kept, fitted, nearest)
 
     def _constant_bias(self, layer: WeightedLayer, channels: int) -> FloatArray | None:
         """Return the bias (channels,), or None where there is none, or none of that size."""

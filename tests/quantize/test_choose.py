@@ -337,12 +337,27 @@ def test_methods_are_judged_by_ranges_that_the_held_out_images_have_not_widened(
 
 def test_corrections_are_fitted_on_every_class(tiny_onnx, digits_folders, tmp_path):
     images = open_images(digits_folders / "val")
-    table = calibrate(tiny_onnx, images, CalibrationSettings(max_images=48))
+    table = calibrate(tiny_onnx, images, CalibrationSettings(max_images=96))
     batch = next(iter(ImageReader(images, table.preprocess, batch_size=len(images))))
     labels = {x.tobytes(): item.label for x, item in zip(batch.tensor, batch.items, strict=True)}
     fit = read_evidence(table, None, tmp_path).fit
-    assert len(fit) == 32
+    assert len(fit) == 64
     assert {labels[image.tobytes()] for image in fit} == set(range(10))
+
+
+def test_weights_are_fitted_where_that_helps_and_never_for_a_choice_to_be_stored(
+    tiny_onnx, table, evidence
+):
+    choice = choose(tiny_onnx, table, evidence, CPU)
+    trials = by_candidate(choice)
+    assert trials["weights gptq"].kept
+    assert choice.rounding == "gptq"
+    assert sqnr(trials["weights gptq"]) > sqnr(trials[choice.method]) + 1
+    stored = choose(tiny_onnx, table, evidence, CPU, fit=False)
+    assert "weights gptq" not in by_candidate(stored)
+    assert stored.rounding == "nearest"
+    assert "fitted" not in choice.to_dict()
+    assert Choice.from_dict(choice.to_dict()).rounding == "nearest"
 
 
 def test_what_helps_one_image_alone_is_not_kept(tiny_onnx, table, evidence):

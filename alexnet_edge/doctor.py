@@ -9,8 +9,24 @@ from typing import Any
 
 from alexnet_edge import machine
 from alexnet_edge.runtimes.loader import Availability, availability
+from alexnet_edge.sensors import Missing, SensorSampler
 
 RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt-rtx", "torch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sensors:
+    """What tells of clocks, temperatures, power and throttling.
+
+    Attributes:
+        sources: the sensors that answer.
+        energy_source: what energy would be reckoned from; None where nothing measures power.
+        missing: what is here, or is a part of one, and does not answer.
+    """
+
+    sources: tuple[str, ...]
+    energy_source: str | None
+    missing: tuple[Missing, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +37,7 @@ class Diagnosis:
         environment: as `machine.environment`.
         memory_bytes: physical memory.
         gpus: name and driver of each NVIDIA GPU, as `nvidia-smi` tells.
+        sensors: what a benchmark can sample here.
         runtimes: what each can do here.
         advice: sentences; empty where all is well.
     """
@@ -28,6 +45,7 @@ class Diagnosis:
     environment: dict[str, Any]
     memory_bytes: int
     gpus: tuple[str, ...]
+    sensors: Sensors
     runtimes: tuple[Availability, ...]
     advice: tuple[str, ...]
 
@@ -39,6 +57,7 @@ def diagnose() -> Diagnosis:
         environment=machine.environment(),
         memory_bytes=machine.total_memory_bytes(),
         gpus=_gpus(),
+        sensors=_sensors(),
         runtimes=runtimes,
         advice=tuple(_advise(runtimes)),
     )
@@ -55,6 +74,12 @@ def _advise(runtimes: tuple[Availability, ...]) -> list[str]:
     if machine.usable_cores() < 2:
         advice.append("One core only: decoding and inference will take turns.")
     return advice
+
+
+def _sensors() -> Sensors:
+    with SensorSampler() as sampler:
+        log = sampler.log()
+    return Sensors(tuple(track.name for track in log.tracks), log.energy_source, log.missing)
 
 
 def _gpus() -> tuple[str, ...]:

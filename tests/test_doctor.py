@@ -7,13 +7,17 @@ import os
 import stat
 
 import pytest
+from typer.testing import CliRunner
 
 from alexnet_edge import machine
+from alexnet_edge.cli import app
 from alexnet_edge.doctor import RUNTIMES, diagnose
 from alexnet_edge.engine.build import BuildSettings, build_engine
 from alexnet_edge.errors import AlexnetEdgeError
 from alexnet_edge.results import to_json
 from alexnet_edge.runtimes.loader import open_engine
+from alexnet_edge.sensors import Meter, Missing, Reading
+from tests.sensors.standins import Scripted
 
 
 @pytest.fixture
@@ -70,6 +74,29 @@ def test_cpu_without_vnni_is_told_of_7_bit_weights(monkeypatch, vnni, advised):
 def test_one_core_is_told_of_taking_turns(monkeypatch, cores, advised):
     monkeypatch.setattr(machine, "usable_cores", lambda: cores)
     assert any("One core" in sentence for sentence in diagnose().advice) is advised
+
+
+def test_sensors_are_those_that_a_sampler_finds(monkeypatch):
+    sensors = (
+        Scripted(Reading(power_w={"VDD_IN": 7}), name="INA3221", meter=Meter("INA3221 VDD_IN")),
+        Scripted(PermissionError("for root only"), name="rapl"),
+    )
+    monkeypatch.setattr("alexnet_edge.sensors.sampler.find_sensors", lambda: sensors)
+    found = diagnose().sensors
+    assert found.sources == ("INA3221",)
+    assert found.energy_source == "INA3221 VDD_IN"
+    assert found.missing == (Missing("rapl", "for root only"),)
+
+
+def test_sensors_are_printed_with_what_is_missing(monkeypatch):
+    sensors = (
+        Scripted(name="cpufreq"),
+        Scripted(PermissionError("for root only"), name="rapl"),
+    )
+    monkeypatch.setattr("alexnet_edge.sensors.sampler.find_sensors", lambda: sensors)
+    printed = CliRunner().invoke(app, ["doctor"]).output
+    assert "sensors: cpufreq; energy: nothing here measures it" in printed
+    assert "rapl: for root only" in printed
 
 
 def test_gpus_are_those_that_nvidia_smi_lists(nvidia_smi):

@@ -29,6 +29,13 @@ def doctor(json: JsonOption = None) -> None:
     )
     output.say(f"{where['os']}, Python {where['python']}")
     output.say(f"NVIDIA GPU: {'; '.join(found.gpus) or 'none'}")
+    sensors = found.sensors
+    output.say(
+        f"sensors: {', '.join(sensors.sources) or 'none'}; "
+        f"energy: {sensors.energy_source or 'nothing here measures it'}"
+    )
+    for item in sensors.missing:
+        output.say(f"  {item.sensor}: {item.reason}")
     table = new_table("runtime", "version", "builds", "runs", "on", "why not")
     for runtime in found.runtimes:
         table.add_row(

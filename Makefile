@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check signs bench-calibration gpu-check clean
+.PHONY: demo test check signs bench-calibration bench-peers gpu-check clean
 
 demo: $(VENV)/.demo            ## the whole chain on bundled data, under four minutes
 	$(BIN)/alexnet-edge demo --workdir demo
@@ -25,6 +25,9 @@ signs: $(VENV)/.demo           ## benchmarks/signs.py: the chain at full size on
 
 bench-calibration: $(VENV)/.peers  ## benchmarks/calibration.py: beside the peers; needs signs
 	$(BIN)/python benchmarks/calibration.py
+
+bench-peers: $(VENV)/.peers    ## benchmarks/peers.py: INT8 beside the peers'; needs signs
+	$(BIN)/python benchmarks/peers.py
 
 gpu-check: $(VENV)/.test       ## benchmarks/gpu_check.py: what an NVIDIA GPU is needed for
 	$(BIN)/python benchmarks/gpu_check.py

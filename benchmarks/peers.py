@@ -1,0 +1,213 @@
+"""INT8 beside the peers': one checkpoint, the same images and threads, interleaved in one run.
+
+    make bench-peers                        # about 15 minutes on two cores; needs `make signs`
+    python benchmarks/peers.py --rounds 8
+
+PyTorch eager and compiled; ONNX Runtime with its own `quantize_static`, at its defaults and with
+UINT8 activations and weights per channel; OpenVINO with NNCF; ours. Each is used as its
+documentation says (`calibration_peers.py` quantizes, `turns_worker.py` runs), on the network that
+`make signs` trained. Latency is of turns of half a second, taken in the order A B … B A by
+processes that sleep meanwhile; the floor is what `alexnet-edge bench` finds for this machine.
+
+Results go to benchmarks/results/peers.json and the README's table; the last lines compare them with
+the targets, and the exit code is 1 if one is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measuring import COMMAND, DATA, ROOT, Process, conclude, link_listed, run_process
+from turns import Contender, Worker, ratio_of, summarize, take_turns
+
+from alexnet_edge.dataset import ImageReader, open_images
+from alexnet_edge.graph import read_graph
+from alexnet_edge.machine import environment, usable_cores
+
+QUANTIZERS = str(ROOT / "benchmarks/calibration_peers.py")
+OURS, OURS_FP32, EAGER = "alexnet-edge INT8", "alexnet-edge FP32", "PyTorch eager FP32"
+BATCHES = (1, 8)
+
+
+def contenders(folder: Path, checkpoint: Path) -> list[Contender]:
+    return [
+        Contender(EAGER, "torch", checkpoint),
+        Contender("torch.compile FP32", "torch-compile", checkpoint),
+        Contender("ONNX Runtime FP32", "onnxruntime", folder / "alexnet.onnx"),
+        Contender("OpenVINO FP32", "openvino", folder / "alexnet.onnx"),
+        Contender(OURS_FP32, "alexnet-edge", folder / "alexnet.fp32.onnx"),
+        Contender("ONNX Runtime INT8", "onnxruntime", folder / "ort-minmax.onnx"),
+        Contender(
+            "ONNX Runtime INT8, UINT8 and per channel", "onnxruntime", folder / "ort-minmax-u8.onnx"
+        ),
+        Contender("OpenVINO and NNCF INT8", "openvino", folder / "nncf-openvino.xml"),
+        Contender(OURS, "alexnet-edge", folder / "alexnet.int8.onnx"),
+    ]
+
+
+def prepare(folder: Path, checkpoint: Path) -> dict[str, Process]:
+    """Export, and quantize by everyone's means; return what quantizing took."""
+    # Logits: ONNX Runtime quantizes a softmax too, and 8 bits of probabilities have no logarithm.
+    run_process(
+        [*COMMAND, "export", str(checkpoint), "--logits", "--out", "alexnet.onnx"], folder=folder
+    )
+    images = link_listed(folder / "images")
+    run_process([*COMMAND, "build", "--fp32"], folder=folder)
+    found = {
+        OURS: run_process(
+            [*COMMAND, "build", "--int8", "--images", str(images)], folder=folder
+        )
+    }  # fmt: skip
+    for name, method in (
+        ("ONNX Runtime INT8", "ort-minmax"),
+        ("ONNX Runtime INT8, UINT8 and per channel", "ort-minmax-u8"),
+        ("OpenVINO and NNCF INT8", "nncf-openvino"),
+    ):
+        out = folder / f"{method}.onnx"
+        found[name] = run_process(
+            [sys.executable, QUANTIZERS, method, str(folder / "alexnet.onnx"), str(images),
+             str(out)], folder=folder,
+        )  # fmt: skip
+        print(f"{name}: {found[name]}", flush=True)
+    return found
+
+
+def save_inputs(folder: Path) -> tuple[Path, list[int]]:
+    """Prepare the validation images once; return their file and their labels."""
+    spec = read_graph(folder / "alexnet.onnx").preprocess
+    assert spec is not None
+    images = open_images(DATA / "signs/val")
+    batches = list(ImageReader(images, spec, batch_size=64))
+    path = folder / "inputs.npy"
+    np.save(path, np.concatenate([batch.tensor for batch in batches]))
+    return path, [int(item.label or 0) for batch in batches for item in batch.items]
+
+
+def find_floor(folder: Path) -> dict[str, Any]:
+    """Return what `bench` says that this machine could do for our engine."""
+    report = folder / "floor.json"
+    run_process(
+        [*COMMAND, "bench", "alexnet.int8.onnx", "--json", str(report)], folder=folder
+    )  # fmt: skip
+    floor: dict[str, Any] = json.loads(report.read_text())["engines"][0]["floor"]
+    return floor
+
+
+def size_of(path: Path) -> int:
+    weights = path.with_suffix(".bin")
+    both = path.suffix == ".xml" and weights.exists()
+    return path.stat().st_size + (weights.stat().st_size if both else 0)
+
+
+def measure(
+    found: Sequence[Contender], inputs: Path, labels: Sequence[int], rounds: int
+) -> dict[str, dict[str, Any]]:
+    workers = [Worker(one, usable_cores()) for one in found]
+    rows: dict[str, dict[str, Any]] = {one.name: {"latency": {}} for one in found}
+    for worker in workers:
+        top1 = worker.ask(images=str(inputs))["top1"]
+        right = [answer == label for answer, label in zip(top1, labels, strict=True)]
+        rows[worker.contender.name]["top1"] = statistics.mean(right)
+        rows[worker.contender.name]["size_bytes"] = size_of(worker.contender.path)
+    for batch in BATCHES:
+        turns = take_turns(workers, batch=batch, rounds=rounds, seconds=0.5)
+        for name, values in turns.items():
+            rows[name]["latency"][str(batch)] = summarize(values)
+            print(f"batch {batch}, {name}: {rows[name]['latency'][str(batch)]}", flush=True)
+    for worker in workers:
+        worker.close()
+    return rows
+
+
+def judge(result: dict[str, Any]) -> list[tuple[str, str, bool]]:
+    """Return each target: what it is, the figure seen, whether it is reached."""
+    rows = result["contenders"]
+
+    def turns(name: str) -> list[float]:
+        values: list[float] = rows[name]["latency"]["1"]["turns_ms"]
+        return values
+
+    others = [name for name in rows if "INT8" in name and name != OURS]
+    best = min(others, key=lambda name: statistics.median(turns(name)))
+    beside_best, beside_eager = (ratio_of(turns(OURS), turns(name)) for name in (best, EAGER))
+    efficiency = statistics.median(turns(OURS)) / result["floor"]["floor_ms"]
+    top1, best_top1 = rows[OURS]["top1"], max(rows[name]["top1"] for name in others)
+    return [
+        (f"batch-1 INT8 at most 0.97 of the best peer's ({best})",
+         f"{beside_best:.2f}", beside_best <= 0.97),
+        ("batch-1 INT8 at most 0.30 of PyTorch eager", f"{beside_eager:.2f}", beside_eager <= 0.3),
+        ("batch-1 INT8 within 1.15 of this machine's floor",
+         f"{efficiency:.2f}", efficiency <= 1.15),
+        ("top-1 no lower than any peer's INT8",
+         f"{top1:.2%}, {best_top1:.2%}", top1 >= best_top1),
+    ]  # fmt: skip
+
+
+def render(result: dict[str, Any]) -> str:
+    """Return the README's table."""
+    rows, where = result["contenders"], result["environment"]
+    lines = ["| | batch 1, ms | images/s at 8 | MB | top-1 | quantizing, s | its peak RSS |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for name, row in rows.items():
+        one, eight = row["latency"]["1"], row["latency"]["8"]
+        low, high = one["quartiles_ms"]
+        took = result["quantizing"].get(name)
+        cells = [f"{took['seconds']:.0f}", f"{took['peak_rss_bytes'] / 1e9:.1f} GB"] if took else (
+            ["–", "–"])  # fmt: skip
+        lines.append(
+            f"| {name} | {one['p50_ms']:.2f} ({low:.2f}–{high:.2f}) "
+            f"| {8000 / eight['p50_ms']:.0f} | {row['size_bytes'] / 1e6:.1f} | {row['top1']:.2%} "
+            f"| {' | '.join(cells)} |"
+        )
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    lines += [
+        "",
+        f"Medians of {result['rounds']} turns of each (in brackets the middle half of them); the "
+        f"floor of this machine for our INT8 at batch 1 is {result['floor']['floor_ms']:.2f} ms. "
+        f"{where['cpu']}, {where['cores']} cores; {versions}; {where['date'][:10]}.",
+    ]
+    return "\n".join(lines)
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "onnxruntime", "nncf", "openvino")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=Path, default=ROOT / "build/peers")
+    parser.add_argument("--signs", type=Path, default=ROOT / "build/signs")
+    parser.add_argument("--rounds", type=int, default=12)
+    options = parser.parse_args()
+    checkpoint = (options.signs / "alexnet.pt").resolve()
+    if not checkpoint.exists():
+        sys.exit(f"{checkpoint}: no such file; train it first: make signs")
+    folder = options.workdir.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    quantizing = prepare(folder, checkpoint)
+    inputs, labels = save_inputs(folder)
+    result: dict[str, Any] = {
+        "environment": environment(),
+        "versions": versions(),
+        "rounds": options.rounds,
+        "quantizing": {
+            name: {"seconds": one.seconds, "peak_rss_bytes": one.peak_rss_bytes}
+            for name, one in quantizing.items()
+        },
+        "contenders": measure(contenders(folder, checkpoint), inputs, labels, options.rounds),
+        "floor": find_floor(folder),
+    }
+    conclude("peers", result, judge(result), render(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from alexnet_edge.quantize.table import CalibrationTable
 
 CALIBRATION_IMAGES = 128
-MARGIN_PP = 1.0
+MARGIN_PP = 2.0
 
 
 def register(app: typer.Typer) -> None:

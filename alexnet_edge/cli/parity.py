@@ -1,12 +1,17 @@
-"""`alexnet-edge parity`: does the engine still answer as the FP32 model did?"""
+"""`alexnet-edge parity`: do engines still answer as the FP32 model did?"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alexnet_edge.cli._parity_output import show_divergence, show_layers, show_result
+from alexnet_edge.cli._ranges import default_table
 from alexnet_edge.cli._shared import (
     EXIT_VERDICT,
     ClassesOption,
@@ -16,12 +21,13 @@ from alexnet_edge.cli._shared import (
     Output,
     ThreadsOption,
     duration,
-    new_table,
     progress_bar,
 )
 
 if TYPE_CHECKING:
-    from alexnet_edge.parity import Accuracy, ParityResult
+    from alexnet_edge.dataset import ImageSet
+    from alexnet_edge.parity import ParityProgress, ParityResult, Trace, TraceSettings
+    from alexnet_edge.runtimes.base import Runtime
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 
 def parity(
-    engine: Annotated[Path, typer.Argument(help="The engine to judge.")],
+    engine: Annotated[list[Path], typer.Argument(help="The engines to judge.")],
     reference: Annotated[
         Path, typer.Option(metavar="MODEL", help="FP32: an ONNX graph or a checkpoint.")
     ],
@@ -45,70 +51,145 @@ def parity(
     max_bad: MaxBadOption = 0.01,
     seed: Annotated[int, typer.Option(help="Of the choice of images and the bootstrap.")] = 0,
     classes: ClassesOption = None,
+    flips: Annotated[
+        int, typer.Option(min=0, help="Changed answers to print; the JSON has up to 1000.")
+    ] = 5,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keep the state of the run in this file, and go on from it if it is there; "
+            "removed when done.",
+        ),
+    ] = None,
+    diverge: Annotated[
+        bool,
+        typer.Option("--diverge", help="Trace bytes, decode, …, engine: where do answers part?"),
+    ] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Measure the SQNR of each layer against FP32.")
+    ] = False,
+    trace_images: Annotated[
+        int, typer.Option(min=1, max=1024, help="Images for --diverge and --layers.")
+    ] = 16,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The engine's calibration table, for its Q/DQ graph "
+            "(default: the one beside the reference).",
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The model's checkpoint, to trace PyTorch too."),
+    ] = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     json: JsonOption = None,
 ) -> None:
-    """Compare an engine's answers with FP32; exit 0 only when the verdict is pass, else 3.
+    """Compare engines' answers with FP32; exit 0 only when every verdict is pass, else 3.
 
     Example: alexnet-edge parity alexnet.int8.onnx --reference alexnet.onnx --images val/
     """
     from alexnet_edge.dataset import open_images, read_classes
-    from alexnet_edge.parity import PASS, ParitySettings, compare_answers
+    from alexnet_edge.parity import PASS, ParitySettings, TraceSettings, compare_engines
     from alexnet_edge.runtimes.base import RuntimeOptions
     from alexnet_edge.runtimes.loader import open_engine
 
+    traced = diverge or layers
+    if not traced and (table or checkpoint):
+        raise typer.BadParameter("--table and --checkpoint are for --diverge and --layers")
     output = Output(json)
     settings = ParitySettings(margin, batch_size, max_images, seed, max_bad)
     image_set = open_images(images)
     names = read_classes(classes) if classes else None
     options = RuntimeOptions(device, threads)
-    with (
-        open_engine(engine, options) as opened,
-        open_engine(reference) as truth,
-        progress_bar("comparing") as update,
-    ):
-        result = compare_answers(
-                opened, truth, image_set, settings, classes=names,
-                on_progress=lambda at: update(
-                    at.done, at.total, f"{duration(at.seconds_left)} left"
-                ),
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(open_engine(path, options)) for path in engine]
+        truth = stack.enter_context(open_engine(reference))
+        traces: list[Trace] = []
+        if traced:
+            beside = default_table(reference)
+            found = table or (beside if beside.exists() else None)
+            origin = stack.enter_context(open_engine(checkpoint)) if checkpoint else None
+            wanted = TraceSettings(trace_images, seed, found, origin)
+            traces = _trace(opened, truth, image_set, wanted)
+            for found_trace, path in zip(traces, engine, strict=True):
+                # Before the long run, which two preprocessings would not even begin.
+                if diverge:
+                    show_divergence(output, found_trace.divergence, str(path))
+                if layers:
+                    show_layers(output, found_trace, str(path))
+        with progress_bar("comparing") as update, _explaining(resume):
+            results = compare_engines(
+                opened, truth, image_set, settings, classes=names, state=resume,
+                on_progress=lambda at: update(at.done, at.total, _describe_pace(at)),
             )  # fmt: skip
-    _show(output, result)
-    output.finish(result)
-    if result.verdict != PASS:
+    for index, found_trace in enumerate(traces):
+        results = _with_trace(results, index, found_trace, diverge=diverge, layers=layers)
+    for result in results:
+        show_result(output, result, flips=flips)
+    output.finish(_to_dict(results))
+    if resume is not None:
+        resume.unlink(missing_ok=True)
+    if any(result.verdict != PASS for result in results):
         raise typer.Exit(EXIT_VERDICT)
 
 
-def _show(output: Output, result: ParityResult) -> None:
-    for skipped in result.skipped:
-        output.say(f"skipped: {skipped.reason}")
-    table = new_table("", "reference", "engine")
-    if result.reference is not None and result.engine is not None:
-        table.add_row("top-1", f"{result.reference.top1:.2%}", f"{result.engine.top1:.2%}")
-        table.add_row("top-5", _percent(result.reference), _percent(result.engine))
-        output.show(table)
-    output.say(
-        f"agreement {result.agreement:.2%} of {result.images} images; SQNR of the "
-        f"{result.output_kind} {_decibels(result.sqnr_db)}, of the logits "
-        f"{_decibels(result.logit_sqnr_db)}; largest difference {result.max_abs:.2g}"
+def _trace(
+    engines: Sequence[Runtime], reference: Runtime, images: ImageSet, settings: TraceSettings
+) -> list[Trace]:
+    """Trace each engine."""
+    from alexnet_edge.parity import trace_stages
+
+    traces = []
+    with progress_bar("tracing") as update:
+        for index, runtime in enumerate(engines):
+            update(index, len(engines), runtime.info.path.name)
+            traces.append(trace_stages(runtime, reference, images, settings))
+    return traces
+
+
+def _with_trace(
+    results: tuple[ParityResult, ...], index: int, trace: Trace, *, diverge: bool, layers: bool
+) -> tuple[ParityResult, ...]:
+    result = results[index]
+    if layers:
+        result = dataclasses.replace(result, layers=trace.layers, layers_note=trace.layers_note)
+    if diverge:
+        result = dataclasses.replace(result, divergence=trace.divergence)
+    return (*results[:index], result, *results[index + 1 :])
+
+
+def _to_dict(results: tuple[ParityResult, ...]) -> Any:
+    """Return one engine's result as it is; of several, a list of them."""
+    if len(results) == 1:
+        return results[0]
+    first = results[0]
+    return {
+        "kind": "parity",
+        "parity": results,
+        "environment": first.environment,
+        "seconds": first.seconds,
+    }
+
+
+@contextlib.contextmanager
+def _explaining(resume: Path | None) -> Iterator[None]:
+    """Say how to go on after an interruption."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if resume is not None and resume.exists():
+            typer.echo(f"the same command goes on from {resume}", err=True)
+        elif resume is None:
+            typer.echo("to go on after an interruption, give --resume FILE", err=True)
+        raise
+
+
+def _describe_pace(at: ParityProgress) -> str:
+    return (
+        f"{at.done:,} of {at.total:,} · {at.images_per_second:.0f} images/s · "
+        f"{duration(at.seconds_left)} left"
     )
-    if result.flips is not None and result.drop_ci95_pp is not None:
-        low, high = result.drop_ci95_pp
-        output.say(
-            f"drop {result.drop_pp:+.2f} pp, 95 % interval {low:+.2f} to {high:+.2f}; "
-            f"{result.flips.broken} broken, {result.flips.fixed} fixed, "
-            f"McNemar p = {result.mcnemar_p:.2g}"
-        )
-    unit = "top-1" if result.basis == "top1" else "agreement, for want of labels"
-    output.say(f"verdict: {result.verdict} at a margin of {result.margin_pp:g} pp of {unit}")
-    if result.verdict == "inconclusive":
-        output.say("the interval lies on both sides of the margin: give more images")
-
-
-def _percent(accuracy: Accuracy) -> str:
-    return "–" if accuracy.top5 is None else f"{accuracy.top5:.2%}"
-
-
-def _decibels(value: float | None) -> str:
-    return "∞ (equal)" if value is None else f"{value:.1f} dB"

@@ -1,4 +1,4 @@
-"""Parity: its statistics against independent ones, and verdicts on real engines."""
+"""Verdicts on real engines, and the figures behind them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import onnx
 import onnx.numpy_helper
 import pytest
 from PIL import Image
-from scipy import stats
 
+from alexnet_edge.artifacts import sha256_file
 from alexnet_edge.dataset import open_images
 from alexnet_edge.engine.build import BuildSettings, build_engine
 from alexnet_edge.errors import DatasetError, InputError, StaleArtifactError
@@ -22,11 +22,8 @@ from alexnet_edge.parity import (
     Flips,
     ParitySettings,
     compare_answers,
-    drop_interval,
-    judge,
-    mcnemar_exact,
+    compare_engines,
 )
-from alexnet_edge.quantize.table import load_table
 from alexnet_edge.results import to_json
 from alexnet_edge.runtimes.loader import open_engine
 from tests import foreign
@@ -34,23 +31,12 @@ from tests.conftest import DIGITS_SPEC
 
 JSON_KEYS = {
     "images", "labelled", "reference", "engine", "agreement", "sqnr_db", "max_abs", "drop_pp",
-    "drop_ci95_pp", "flips", "mcnemar_p", "margin_pp", "verdict",
+    "drop_ci95_pp", "flips", "mcnemar_p", "margin_pp", "verdict", "kind", "basis",
+    "logit_sqnr_db", "output_kind", "skipped", "engine_path", "reference_path", "images_needed",
+    "minimum_detectable_drop_pp", "per_class", "flipped", "flipped_total", "worst", "layers",
+    "divergence", "engine_sha256", "model_sha256", "images_sha256", "images_name", "environment",
+    "seconds", "noninferiority_p", "drop_bootstrap95_pp",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def int8_engine(tiny_onnx, tiny_table, tmp_path_factory):
-    """`tiny_onnx` in INT8."""
-    out = tmp_path_factory.mktemp("parity") / "int8.onnx"
-    settings = BuildSettings("int8", weight_bits=7)
-    build_engine(tiny_onnx, out, settings, table=load_table(tiny_table))
-    return out
-
-
-@pytest.fixture(scope="module")
-def val(digits_folders):
-    """100 digits in class folders."""
-    return digits_folders / "val"
 
 
 def compare(engine, reference, images, *, classes=None, **settings):
@@ -81,76 +67,6 @@ def answers_of(path, files):
         return np.concatenate([opened.infer_any(crop) for crop in crops]).astype(np.float64)
 
 
-@pytest.mark.parametrize("fixed", [0, 1, 2, 5, 30, 200])
-@pytest.mark.parametrize("broken", [0, 1, 3, 5, 31, 260])
-def test_mcnemar_is_scipys_binomial_test(fixed, broken):
-    expected = stats.binomtest(fixed, fixed + broken).pvalue if fixed + broken else 1.0
-    assert mcnemar_exact(Flips(fixed, broken)) == pytest.approx(expected, rel=1e-9)
-
-
-def test_mcnemar_takes_thousands_of_flips():
-    expected = stats.binomtest(4900, 10_000).pvalue
-    assert mcnemar_exact(Flips(4900, 5100)) == pytest.approx(expected, rel=1e-9)
-
-
-@pytest.mark.parametrize("flips", [Flips(40, 90), Flips(100, 100), Flips(120, 30)])
-def test_drop_interval_is_that_of_resampled_images(flips):
-    count = 2000
-    outcomes = np.repeat(
-        [100.0, -100.0, 0.0], [flips.broken, flips.fixed, count - flips.broken - flips.fixed]
-    )
-    rng = np.random.default_rng(1)
-    drops = [rng.choice(outcomes, count).mean() for _ in range(4000)]
-    expected = np.percentile(drops, (2.5, 97.5))
-    assert drop_interval(flips, count, seed=0) == pytest.approx(expected, abs=0.1)
-
-
-def test_drop_interval_holds_the_drop_and_turns_with_its_sign():
-    low, high = drop_interval(Flips(20, 60), 1000, seed=0)
-    assert low < 4.0 < high
-    mirrored = drop_interval(Flips(60, 20), 1000, seed=0)
-    assert mirrored == pytest.approx((-high, -low), abs=0.15)
-
-
-def test_drop_interval_narrows_with_images_and_never_to_nothing():
-    widths = []
-    for count in (10, 100, 1000, 10_000):
-        low, high = drop_interval(Flips(0, 0), count, seed=0)
-        assert low < 0 < high
-        widths.append(high - low)
-    assert widths[0] > 10
-    assert widths == sorted(widths, reverse=True)
-
-
-def test_drop_interval_depends_on_its_seed_alone():
-    assert drop_interval(Flips(3, 9), 100, seed=4) == drop_interval(Flips(3, 9), 100, seed=4)
-
-
-@pytest.mark.parametrize(("fixed", "broken"), [(0.02, 0.02), (0.01, 0.03)])
-def test_drop_interval_covers_the_true_drop(fixed, broken):
-    count, rng = 500, np.random.default_rng(0)
-    covered = 0
-    for _ in range(200):
-        drawn = rng.multinomial(count, [fixed, broken, 1 - fixed - broken])
-        low, high = drop_interval(Flips(*map(int, drawn[:2])), count, seed=0)
-        covered += low <= 100 * (broken - fixed) <= high
-    assert 0.92 <= covered / 200 <= 0.99
-
-
-@pytest.mark.parametrize(
-    ("interval", "verdict"),
-    [
-        ((-1.0, 0.5), "pass"),
-        ((-3.0, -1.0), "pass"),
-        ((0.5, 2.0), "inconclusive"),
-        ((-1.0, 0.6), "inconclusive"),
-        ((0.51, 2.0), "fail"),
-    ],
-)
-def test_verdict_says_where_the_whole_interval_lies(interval, verdict):
-    assert judge(interval, 0.5) == verdict
-
-
 @pytest.mark.parametrize("margin", [0, -1, 100, float("nan")])
 def test_margin_must_be_percentage_points(margin):
     with pytest.raises(InputError, match="margin is"):
@@ -164,8 +80,8 @@ def test_counts_and_seeds_out_of_range_are_refused(setting, value):
 
 
 def test_model_passes_against_itself_with_enough_images(tiny_onnx):
-    result = compare(tiny_onnx, tiny_onnx, "digits", max_images=600)
-    assert result.images == result.labelled == 600
+    result = compare(tiny_onnx, tiny_onnx, "digits", max_images=800)
+    assert result.images == result.labelled == 800
     assert result.agreement == 1
     assert result.sqnr_db is None
     assert result.logit_sqnr_db is None
@@ -174,12 +90,16 @@ def test_model_passes_against_itself_with_enough_images(tiny_onnx):
     assert result.flips == Flips(0, 0)
     assert (result.drop_pp, result.mcnemar_p) == (0, 1)
     assert (result.verdict, result.basis) == ("pass", "top1")
+    assert result.images_needed is None
+    assert result.flipped == result.worst == ()
 
 
 def test_ten_images_settle_nothing(tiny_onnx, val):
     result = compare(tiny_onnx, tiny_onnx, val, max_images=10)
     assert (result.images, result.agreement) == (10, 1)
     assert result.verdict == "inconclusive"
+    assert result.images_needed == 765
+    assert 50 < result.minimum_detectable_drop_pp < 80
 
 
 def test_figures_are_those_of_the_raw_answers(int8_engine, tiny_onnx, val):
@@ -206,6 +126,76 @@ def test_figures_are_those_of_the_raw_answers(int8_engine, tiny_onnx, val):
     )
     low, high = result.drop_ci95_pp
     assert low <= result.drop_pp <= high
+
+
+def test_each_class_is_accounted_for(int8_engine, tiny_onnx, val, tmp_path):
+    broken = change_onnx(tiny_onnx, tmp_path / "broken.onnx", scale=-1)
+    result = compare(broken, tiny_onnx, val)
+    files = sorted(val.glob("*/*.png"))
+    labels = np.array([int(file.parent.name) for file in files])
+    before = answers_of(tiny_onnx, files).argmax(1) == labels
+    after = answers_of(broken, files).argmax(1) == labels
+    assert [row["class"] for row in result.per_class] == list("0123456789")
+    for digit, row in enumerate(result.per_class):
+        mine = labels == digit
+        assert row["images"] == mine.sum()
+        assert row["reference_top1"] == pytest.approx(before[mine].mean())
+        assert row["engine_top1"] == pytest.approx(after[mine].mean())
+        assert row["drop_pp"] == pytest.approx(100 * (before[mine].mean() - after[mine].mean()))
+        assert row["broken"] == (before & ~after)[mine].sum()
+        assert row["fixed"] == (after & ~before)[mine].sum()
+
+
+def test_changed_answers_are_named_broken_ones_first(tiny_onnx, val, tmp_path):
+    broken = change_onnx(tiny_onnx, tmp_path / "broken.onnx", scale=-1)
+    result = compare(broken, tiny_onnx, val)
+    kinds = [flip.kind for flip in result.flipped]
+    assert kinds == sorted(kinds, key=["broken", "fixed", "changed"].index)
+    assert len(kinds) == result.flipped_total == round(100 * (1 - result.agreement))
+    assert kinds.count("broken") == result.flips.broken > 0
+    assert kinds.count("fixed") == result.flips.fixed
+    first = result.flipped[0]
+    theirs, ours = (answers_of(path, [val / first.image])[0] for path in (tiny_onnx, broken))
+    assert first.label == first.reference == first.image.partition("/")[0]
+    assert (str(theirs.argmax()), str(ours.argmax())) == (first.reference, first.engine)
+    assert first.reference_confidence == pytest.approx(theirs.max(), rel=1e-4)
+    assert first.confidence == pytest.approx(ours.max(), rel=1e-4)
+
+
+def test_worst_images_are_those_whose_outputs_differ_most(int8_engine, tiny_onnx, val):
+    result = compare(int8_engine, tiny_onnx, val)
+    files = sorted(val.glob("*/*.png"))
+    largest = np.abs(answers_of(int8_engine, files) - answers_of(tiny_onnx, files)).max(1)
+    order = np.argsort(-largest)[:12]
+    expected = [f"{files[i].parent.name}/{files[i].name}" for i in order]
+    assert [item.image for item in result.worst] == expected
+    assert result.worst[0].max_abs == pytest.approx(result.max_abs) == pytest.approx(largest.max())
+
+
+def test_several_engines_in_one_pass_are_judged_as_if_alone(int8_engine, tiny_onnx, val):
+    alone = [compare(path, tiny_onnx, val, max_images=30) for path in (int8_engine, tiny_onnx)]
+    asked = []
+    with (
+        open_engine(int8_engine) as one,
+        open_engine(tiny_onnx) as two,
+        open_engine(tiny_onnx) as reference,
+    ):
+        execute = reference._execute
+        reference._execute = lambda batch: (asked.append(len(batch)), execute(batch))[1]
+        together = compare_engines(
+            [one, two], reference, open_images(val), ParitySettings(max_images=30)
+        )
+    assert sum(asked) == 30
+    for ours, expected in zip(together, alone, strict=True):
+        same = {"seconds": 0.0, "environment": {}}
+        assert dataclasses.replace(ours, **same) == dataclasses.replace(expected, **same)
+
+
+def test_engines_that_answer_nan_are_refused(tiny_onnx, val, tmp_path):
+    broken = change_onnx(tiny_onnx, tmp_path / "nan.onnx", scale=float("nan"))
+    with pytest.raises(InputError, match=r"answers NaN or infinity to 0/") as refused:
+        compare(broken, tiny_onnx, val)
+    assert "nan.onnx" in refused.value.message
 
 
 def test_logit_sqnr_is_that_of_the_centred_logits(
@@ -235,6 +225,11 @@ def test_result_does_not_depend_on_the_batch_size(int8_engine, tiny_onnx, val, b
 def test_json_has_the_keys_that_tools_rely_on(int8_engine, tiny_onnx, val):
     value = to_json(compare(int8_engine, tiny_onnx, val, max_images=10))
     assert value.keys() >= JSON_KEYS
+    assert value["kind"] == "parity"
+    assert value["engine_sha256"] == sha256_file(int8_engine)
+    assert value["model_sha256"] == value["reference_sha256"] == sha256_file(tiny_onnx)
+    assert value["images_name"] == str(val)
+    assert value["layers"] is value["divergence"] is None
     assert value["reference"].keys() == value["engine"].keys() == {"top1", "top5"}
     assert value["flips"].keys() == {"fixed", "broken"}
     assert len(value["drop_ci95_pp"]) == 2
@@ -278,7 +273,8 @@ def test_unlabelled_folder_is_judged_by_agreement(tiny_onnx, val, tmp_path):
     assert result.basis == "agreement"
     assert (result.labelled, result.agreement) == (0, 1)
     assert result.reference is result.engine is result.flips is result.drop_pp is None
-    assert result.drop_ci95_pp is result.mcnemar_p is None
+    assert result.drop_ci95_pp is result.mcnemar_p is result.noninferiority_p is None
+    assert result.per_class == ()
     assert result.verdict == "inconclusive"
 
 
@@ -369,6 +365,7 @@ def test_progress_ends_at_the_number_of_images(tiny_onnx, val):
     assert [progress.done for progress in seen] == [8, 16, 20]
     assert {progress.total for progress in seen} == {20}
     assert seen[-1].seconds_left == pytest.approx(0, abs=1e-6)
+    assert all(progress.images_per_second > 0 for progress in seen)
 
 
 def test_fewer_than_six_classes_have_no_top5(tmp_path):

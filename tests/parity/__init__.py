@@ -1,0 +1,1 @@
+"""Tests of calibration and of the Q/DQ pass."""

@@ -247,7 +247,7 @@ def load_rgb(source: Path | bytes) -> Image.Image:
                     f"{MAX_PIXELS // 1_000_000} megapixels",
                     hint="scale it down; sizes like this are refused as decompression bombs",
                 )
-            return _to_rgb(image, name)
+            return to_rgb(image, name)
     except Image.DecompressionBombError:
         raise ImageError(
             f"{name}: more than {MAX_PIXELS // 1_000_000} megapixels",
@@ -260,7 +260,16 @@ def load_rgb(source: Path | bytes) -> Image.Image:
         raise ImageError(f"{name}: {reason}", hint="replace or remove the file") from error
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Turn an opened image to upright 8-bit RGB, as `load_rgb` says.
+
+    Args:
+        image: as Pillow opened it.
+        name: of it, for errors.
+
+    Raises:
+        ImageError: it has floating-point samples.
+    """
     image.load()
     upright = ImageOps.exif_transpose(image) if _is_turned(image) else image
     if upright.mode == "RGB":

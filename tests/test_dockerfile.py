@@ -34,6 +34,7 @@ needs_hadolint = pytest.mark.skipif(
 )
 JETPACKS = ["6", "7"]
 GUIDES = [ROOT / "docs" / "how-to" / name for name in ("jetson.md", "dla.md")]
+CAMERA_GUIDE = ROOT / "docs" / "how-to" / "camera-service.md"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +162,8 @@ def test_every_image_is_pinned_to_a_tag():
 def test_every_version_is_an_argument_with_a_default():
     arguments = dict(rest.split("=", 1) for stage in STAGES for rest in stage.all("ARG"))
     assert re.fullmatch(r"\d+\.\d+\.\d+\.\d+-1\+cuda\d+\.\d+", arguments["TENSORRT_VERSION"])
-    assert arguments["EXTRAS"] == arguments["ONNXRUNTIME_WHEEL"] == "", "both are optional"
+    optional = ("EXTRAS", "ONNXRUNTIME_WHEEL", "PACKAGES")
+    assert [arguments[name] for name in optional] == ["", "", ""]
     constraints = (ROOT / "constraints.txt").read_text().splitlines()
     assert f"pycuda=={arguments['PYCUDA_VERSION']}" in constraints
 
@@ -202,6 +204,39 @@ def test_the_health_check_fails_where_tensorrt_cannot_run():
     )
     assert done.stderr == ""
     assert done.returncode == (0 if availability("tensorrt").runs else 1)
+
+
+@pytest.mark.parametrize("state", ["running", "stalled"])
+def test_the_health_check_of_a_camera_is_the_cameras(state):
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    from alexnet_edge.camera.web import WebServer
+    from tests.camera.answers import make_answer, make_keeper
+
+    _, *arguments = json.loads(FINAL.all("HEALTHCHECK")[-1].partition(" CMD ")[2])
+    server = WebServer("127.0.0.1", 0, make_keeper(make_answer(), state=state).snapshot)
+    host, port = server.start()
+    try:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env={**os.environ, "ALEXNET_EDGE_HEALTH": f"http://{host}:{port}/healthz"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        server.close()
+    assert done.returncode == (0 if state == "running" else 1)
+
+
+def test_the_image_has_what_the_camera_needs():
+    (install,) = [rest for rest in BY_NAME["build"].all("RUN") if "pip install" in rest]
+    assert ".[camera${EXTRAS:+,${EXTRAS}}]" in install
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    pinned = (ROOT / "constraints.txt").read_text()
+    for requirement in project["project"]["optional-dependencies"]["camera"]:
+        name = re.split(r"[^\w-]", requirement)[0]
+        assert re.search(rf"^{name}==", pinned, re.MULTILINE), name
 
 
 def test_the_image_has_no_torch_and_no_compiler():
@@ -269,11 +304,11 @@ def commands_of(guide: Path) -> list[list[str]]:
     return [words[1:] for words in lines if words[:1] == ["alexnet-edge"]]
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+@pytest.mark.parametrize("guide", [*GUIDES, CAMERA_GUIDE], ids=lambda path: path.name)
 def test_every_command_of_the_guides_exists(guide):
     group = typer.main.get_command(app)
     found = commands_of(guide)
-    assert len(found) > 7
+    assert len(found) > (1 if guide == CAMERA_GUIDE else 7)
     for name, *words in found:
         options = {option for given in group.commands[name].params for option in given.opts}
         unknown = [word for word in words if word.startswith("--") and word not in options]
@@ -288,7 +323,7 @@ def test_every_profile_of_the_guides_exists(guide):
 
 
 def test_every_build_argument_of_the_guide_is_one():
-    text = GUIDES[0].read_text()
+    text = GUIDES[0].read_text() + CAMERA_GUIDE.read_text()
     named = {*re.findall(r"--build-arg (\w+)=", text), *re.findall(r"`([A-Z_]+)=", text)}
     declared = {rest.split("=")[0] for keyword, rest in read_instructions() if keyword == "ARG"}
     assert {"JETPACK", "TENSORRT_VERSION", "EXTRAS", "ONNXRUNTIME_WHEEL"} <= named <= declared

@@ -204,7 +204,9 @@ def outline_model(model: onnx.ModelProto, path: Path) -> GraphInfo:
         input=source,
         output=sink,
         output_kind="probabilities" if last.get(sink.name) == "Softmax" else "logits",
-        quantized=bool(operators & {"QuantizeLinear", "QLinearConv", "QGemm", "MatMulInteger"}),
+        quantized=bool(
+            operators & {"QuantizeLinear", "QLinearConv", "QGemm", "MatMulInteger", "MatMulNBits"}
+        ),
         **stamped,
     )
 

@@ -112,13 +112,18 @@ def l4t_release(path: Path = Path("/etc/nv_tegra_release")) -> tuple[int, ...] |
     return (int(match[1]), *(int(part) for part in match[2].split(".")))
 
 
+def is_x86() -> bool:
+    """Return whether the processor is an x86."""
+    return platform.machine() in {"x86_64", "AMD64", "i686"}
+
+
 def has_vnni() -> bool:
     """Return whether UINT8 × INT8 products can be summed without 16-bit saturation.
 
     True on x86 with AVX-512 VNNI, AVX-VNNI or AMX-INT8, and on every other architecture (ARM's
     widening products do not saturate). Where it is False, weights must stay within 7 bits.
     """
-    if platform.machine() not in {"x86_64", "AMD64", "i686"}:
+    if not is_x86():
         return True
     flags = set(_cpuinfo().get("flags", "").split())
     return bool(flags & {"avx512_vnni", "avx_vnni", "amx_int8"})

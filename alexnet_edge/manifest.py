@@ -27,7 +27,7 @@ class LayerPrecision:
     Attributes:
         name: the weighted layer's name in the FP32 graph.
         op: the engine's operator.
-        precision: `int8`, `fp16` or `fp32`.
+        precision: `int4` (weights), `int8`, `fp16` or `fp32`.
     """
 
     name: str
@@ -44,7 +44,8 @@ class Manifest:
             was built from, and of the calibration table (None unless INT8).
         preprocess, classes: None where neither the model nor an option said.
         runtime, runtime_version: what it was built with and runs on.
-        precision: `fp32`, `fp16` or `int8`, as asked for.
+        precision: `fp32`, `fp16` or `int8`, as asked for; of all layers but those with 4-bit
+            weights, which ``options`` and ``layers`` name.
         layers: what every weighted layer really runs in.
         device: the machine it was built on or for.
         input, output, output_kind: the image batch and the answers.

@@ -68,7 +68,7 @@ def load_ours(path: Path, threads: int) -> Infer:
     from alexnet_edge.runtimes.base import RuntimeOptions
     from alexnet_edge.runtimes.loader import open_engine
 
-    return open_engine(path, RuntimeOptions(threads=threads)).infer
+    return open_engine(path, RuntimeOptions(threads=threads, spin=True)).infer
 
 
 def load(runtime: str, path: Path, threads: int) -> Infer:

@@ -237,7 +237,8 @@ def test_int8_of_it_is_as_good_as_int8_of_the_plain_graph(
     plain, dla = results
     assert dla.verdict == "pass"
     assert dla.agreement > 0.97
-    assert dla.logit_sqnr_db > plain.logit_sqnr_db - 3
+    # Its logits are a convolution's, which ONNX Runtime rounds to 8 bits: about 40 dB at best.
+    assert dla.logit_sqnr_db > min(plain.logit_sqnr_db, 39) - 3
 
 
 def run(*arguments, cwd):

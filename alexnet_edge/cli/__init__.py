@@ -15,12 +15,16 @@ from alexnet_edge.cli import (
     bench,
     build,
     calibrate,
+    camera,
+    compare,
     demo,
     doctor,
     export,
     inspect,
     lint,
+    pareto,
     parity,
+    report,
     sensitivity,
     summary,
     train,
@@ -37,8 +41,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _module in (
-    train, summary, export, calibrate, sensitivity, lint, build, bench, parity, inspect, doctor,
-    demo,
+    train, summary, export, calibrate, sensitivity, pareto, lint, build, bench, parity, camera,
+    compare, report, inspect, doctor, demo,
 ):  # fmt: skip
     _module.register(app)
 

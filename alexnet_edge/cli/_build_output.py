@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any
 from alexnet_edge.cli._ranges import decibels
 from alexnet_edge.cli._shared import Output, new_table
 
+ENOUGH_IMAGES = 512
+"""Of which on 4-bit rounding gains little; `quantize.int4_choice.FIT_IMAGES`, imported by nothing
+that must start fast."""
+
 if TYPE_CHECKING:
     from alexnet_edge.engine.plan import BuildPlan
     from alexnet_edge.manifest import Manifest
@@ -53,13 +57,43 @@ def show_manifest(output: Output, engine: Path, manifest: Manifest) -> None:
         listing.add_row(layer.name, layer.op, layer.precision, *device)
     output.show(listing)
     _show_pruning(output, manifest.options)
+    _show_int4(output, manifest.options)
     _show_dla(output, manifest)
     output.say(
-        f"{engine}: {engine.stat().st_size / 1e6:.1f} MB, {manifest.precision}, "
+        f"{engine}: {engine.stat().st_size / 1e6:.1f} MB, {_name_precision(manifest)}, "
         f"{manifest.runtime} {manifest.runtime_version}; manifest {engine.name}.json"
     )
     if manifest.preprocess is None:
         output.say("nothing says how images are prepared for it; parity will ask")
+
+
+def _name_precision(manifest: Manifest) -> str:
+    four_bit = manifest.options.get("int4_fc", False)
+    return f"{manifest.precision} + 4-bit linear layers" if four_bit else manifest.precision
+
+
+def _show_int4(output: Output, options: Any) -> None:
+    """Print how weights were rounded to 4 bits, and by what evidence."""
+    if not options.get("int4_fc", False):
+        return
+    if options["int4_ranking"]:
+        columns = ("logit SQNR dB", "KL", "kept")
+        listing = new_table(
+            f"4-bit rounding, {options['int4_judged_on']} held-out images", *columns
+        )
+        for trial in options["int4_ranking"]:
+            sqnr = decibels(trial["logit_sqnr_db"])
+            listing.add_row(
+                trial["candidate"], sqnr, f"{trial['kl']:.2g}", "✓" if trial["kept"] else ""
+            )
+        output.show(listing)
+    fitted = options["int4_fitted_on"]
+    said = f"4-bit: blocks of {options['int4_block']}, rounding {options['int4_rounding']}"
+    if options["int4_rounding"] == "gptq":
+        said += f" to {fitted} images"
+        if fitted < ENOUGH_IMAGES:
+            said += f"; up to {ENOUGH_IMAGES} make it closer (calibrate --max-images)"
+    output.say(said)
 
 
 def _show_pruning(output: Output, options: Any) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,10 +18,29 @@ from alexnet_edge.cli._shared import (
     progress_bar,
 )
 
+if TYPE_CHECKING:
+    from alexnet_edge.bench import BenchResult, BenchSettings, EngineBench
+    from alexnet_edge.runtimes.base import RuntimeOptions
+
+_SLOWEST_LAYERS = 10
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(short_help="Latency and throughput, side by side.")(bench)
+
+
+def parse_batches(text: str | None) -> tuple[int, ...]:
+    """Return the batch sizes of `1` or `1,2,4`; none of None."""
+    if text is None:
+        return ()
+    try:
+        batches = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        batches = ()
+    if not batches or min(batches) < 1 or len(set(batches)) < len(batches):
+        raise typer.BadParameter(f"'{text}' is no batch size above 0, nor several like 1,2,4")
+    return batches
 
 
 def bench(
@@ -29,64 +49,201 @@ def bench(
         typer.Argument(metavar="ENGINE", help="Engines (default: all in this folder)."),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Images per inference (default: 1, or the fixed one).")
+        str | None,
+        typer.Option(
+            metavar="N[,N…]",
+            help="Images per inference, several for a sweep (default: 1, or the fixed one).",
+        ),
     ] = None,
     duration: Annotated[
         float, typer.Option(min=0.01, help="Seconds of timed inferences, for each engine.")
     ] = 3.0,
-    warmup: Annotated[float, typer.Option(min=0, help="Seconds of untimed ones before.")] = 0.5,
+    warmup: Annotated[
+        float, typer.Option(min=0, help="Seconds of untimed ones before; more until stable.")
+    ] = 0.5,
     min_samples: Annotated[int, typer.Option(min=1, help="Least timed inferences.")] = 50,
+    scenario: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="single-stream, multi-stream, offline or server (Poisson arrivals at --rate).",
+        ),
+    ] = "single-stream",
+    rate: Annotated[
+        float | None, typer.Option(metavar="QPS", help="Arrivals per second, of server.")
+    ] = None,
+    streams: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Images per query, of multi-stream (default: 8)."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the input and the arrivals.")] = 0,
+    cache: Annotated[
+        str,
+        typer.Option(metavar="STATE", help="warm, or flushed: caches emptied before each query."),
+    ] = "warm",
+    profile: Annotated[bool, typer.Option("--profile", help="Time every layer as well.")] = False,
+    floor: Annotated[
+        bool, typer.Option(help="Measure what this machine could do at best, and compare.")
+    ] = True,
+    profile_target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Engine profile whose memory bandwidth the floor is made of."
+        ),
+    ] = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
+    contexts: Annotated[
+        int, typer.Option(min=1, help="Callers at a time, of TensorRT; for offline and server.")
+    ] = 1,
+    cuda_graph: Annotated[
+        str, typer.Option(metavar="STATE", help="auto, on or off, of TensorRT.")
+    ] = "auto",
+    zero_copy: Annotated[
+        bool | None,
+        typer.Option(help="TensorRT works in host memory (default: where the GPU shares it)."),
+    ] = None,
     json: JsonOption = None,
 ) -> None:
     """Measure latency and throughput; several engines take turns in one run.
 
+    A run that throttled, drifted or was disturbed is marked invalid, with the reason.
+
     Example: alexnet-edge bench alexnet.fp32.onnx alexnet.int8.onnx
     """
-    from alexnet_edge.bench import BenchSettings
-    from alexnet_edge.bench import bench as run
+    from alexnet_edge.bench import BenchSettings, Scenario
+    from alexnet_edge.errors import InputError
     from alexnet_edge.runtimes.base import RuntimeOptions
-    from alexnet_edge.runtimes.loader import open_engine
 
-    output = Output(json)
+    batches = parse_batches(batch)
+    if streams is not None and scenario != "multi-stream":
+        raise InputError(f"--streams is not for {scenario}", hint="use --scenario multi-stream")
     settings = BenchSettings(
-        batch=batch, warmup_s=warmup, duration_s=duration, min_samples=min_samples
+        batch=batches[0] if len(batches) == 1 else None,
+        warmup_s=warmup,
+        duration_s=duration,
+        min_samples=min_samples,
+        seed=seed,
+        scenario=Scenario(scenario, rate, streams or 8),
+        sweep=batches if len(batches) > 1 else (),
+        cache=cache,
+        layers=profile,
+        floor=floor,
+        target=profile_target,
     )
-    paths = engines or _find_engines(output)
-    with contextlib.ExitStack() as stack:
-        opened = [
-            stack.enter_context(open_engine(path, RuntimeOptions(device, threads)))
-            for path in paths
-        ]
-        with progress_bar("measuring") as update:
-            result = run(
-                opened, settings,
-                on_progress=lambda at: update(at.done_s, at.total_s, f"{at.done_s:.0f} s"),
-            )  # fmt: skip
-    show_latencies(output, result)
+    options = RuntimeOptions(
+        device, threads, contexts=contexts, cuda_graph=cuda_graph, zero_copy=zero_copy
+    )
+    output = Output(json)
+    result = _measure(engines or _find_engines(output), options, settings)
+    _show(output, result)
     output.finish(result)
 
 
-def show_latencies(output: Output, result: Any) -> None:
-    """Print a row per engine."""
-    table = new_table(
+def _measure(
+    paths: Sequence[Path], options: RuntimeOptions, settings: BenchSettings
+) -> BenchResult:
+    from alexnet_edge.bench import bench as run
+    from alexnet_edge.runtimes.loader import open_engine
+
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(open_engine(path, options)) for path in paths]
+        with progress_bar("bench") as update:
+            return run(
+                opened, settings,
+                on_progress=lambda at: update(
+                    at.done_s, at.total_s, f"{at.done_s:.0f} of {at.total_s:.0f} s, {at.stage}"
+                ),
+            )  # fmt: skip
+
+
+def _show(output: Output, result: BenchResult) -> None:
+    """Print a row per engine and batch, what the scenario adds, and what is invalid."""
+    _show_latencies(output, result)
+    if any(row.queue_ms for row in result.engines):
+        _show_queues(output, result)
+    for row in result.engines:
+        if row.layers:
+            _show_layers(output, row)
+    where = result.environment
+    scenario = result.scenario
+    output.say(
+        f"{where['cpu']}, {where['cores']} cores, load {where['load_1min']}; "
+        f"{scenario['name']}, {scenario['loop']} loop, {scenario['cache']} cache, "
+        f"{'interleaved, ' if scenario['interleaved'] else ''}synthetic input"
+    )
+    _show_missing(output, result)
+    if not result.valid:
+        output.say("warning: INVALID, these figures cannot be relied on:")
+        for reason in result.invalid_because:
+            output.say(f"  {reason}")
+
+
+def _show_missing(output: Output, result: BenchResult) -> None:
+    """Say what was asked for and could not be had."""
+    said = [f"no floor: {row.floor_reason}" for row in result.engines if row.floor_reason]
+    if not result.scenario["floor"]:
+        said = []
+    said += [f"no layers: {row.layers_reason}" for row in result.engines if row.layers_reason]
+    for line in dict.fromkeys(said):
+        output.say(line)
+
+
+def _show_latencies(output: Output, result: BenchResult) -> None:
+    columns = [
         "engine", "precision", "batch", "p50 ms", "95 % interval", "p90 ms", "p99 ms", "images/s",
         "MB",
-    )  # fmt: skip
+    ]  # fmt: skip
+    has_floor = any(row.floor for row in result.engines)
+    has_energy = any(row.energy_j_per_inference for row in result.engines)
+    columns += ["floor ms", "of floor"] * has_floor + ["mJ"] * has_energy
+    table = new_table(*columns, "valid")
     for row in result.engines:
-        latency = row.latency_ms
+        latency, floor, energy = row.latency_ms, row.floor, row.energy_j_per_inference
+        cells = [
+            Path(row.engine).name, row.precision, str(row.batch), _digits(latency.p50),
+            f"{_digits(latency.ci95_p50[0])}–{_digits(latency.ci95_p50[1])}", _digits(latency.p90),
+            _digits(latency.p99), f"{row.throughput_ips:.1f}", f"{row.size_bytes / 1e6:.1f}",
+        ]  # fmt: skip
+        if has_floor:
+            cells += [_digits(floor.floor_ms), f"{floor.efficiency:.0%}"] if floor else ["–", "–"]
+        if has_energy:
+            cells.append(f"{energy * 1e3:.1f}" if energy else "–")
+        table.add_row(*cells, "yes" if row.valid else "INVALID")
+    output.show(table)
+
+
+def _show_queues(output: Output, result: BenchResult) -> None:
+    """Print how the latencies of a server are made up."""
+    table = new_table(
+        "engine", "queue p50 ms", "p99 ms", "service p50 ms", "p99 ms", "utilization", "unserved"
+    )
+    for row in result.engines:
+        if row.queue_ms is None or row.service_ms is None:
+            continue
+        queue, service = row.queue_ms, row.service_ms
         table.add_row(
-            Path(row.engine).name, row.precision, str(row.batch), f"{latency.p50:.2f}",
-            f"{latency.ci95_p50[0]:.2f}–{latency.ci95_p50[1]:.2f}", f"{latency.p90:.2f}",
-            f"{latency.p99:.2f}", f"{row.throughput_ips:.1f}", f"{row.size_bytes / 1e6:.1f}",
+            Path(row.engine).name, _digits(queue.p50), _digits(queue.p99), _digits(service.p50),
+            _digits(service.p99), "–" if row.utilization is None else f"{row.utilization:.0%}",
+            str(row.unserved),
         )  # fmt: skip
     output.show(table)
-    where = result.environment
-    output.say(
-        f"{where['cpu']}, {where['cores']} cores, load {where['load_1min']}; closed loop, "
-        f"{'interleaved, ' if len(result.engines) > 1 else ''}synthetic input"
+
+
+def _show_layers(output: Output, row: EngineBench) -> None:
+    """Print the layers that take longest."""
+    layers = sorted(row.layers or (), key=lambda layer: -layer.mean_us)
+    table = new_table(
+        f"{Path(row.engine).name} at batch {row.batch}: slowest layers", "op", "µs", "share"
     )
+    for layer in layers[:_SLOWEST_LAYERS]:
+        table.add_row(layer.name, layer.op, f"{layer.mean_us:.0f}", f"{layer.share:.1%}")
+    output.show(table)
+
+
+def _digits(milliseconds: float) -> str:
+    """Return a time with two digits after the point, more where it is short."""
+    return f"{milliseconds:.2f}" if milliseconds >= 1 else f"{milliseconds:.3f}"
 
 
 def _find_engines(output: Output) -> list[Path]:

@@ -22,6 +22,7 @@ from alexnet_edge.cli._shared import (
 if TYPE_CHECKING:
     from alexnet_edge.engine.build import BuildSettings
     from alexnet_edge.engine.profile import BatchRange, Profile
+    from alexnet_edge.quantize.int4 import Int4Settings
     from alexnet_edge.quantize.table import CalibrationTable
 
 
@@ -37,6 +38,20 @@ def build(
     fp32: Annotated[bool, typer.Option("--fp32", help="The default.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="On TensorRT's runtimes.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Needs --table or --images.")] = False,
+    int4_fc: Annotated[
+        bool,
+        typer.Option("--int4-fc", help="Alone or with these: 4-bit weights of linear layers."),
+    ] = False,
+    int4_block: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Weights that share a scale: 32, 64 or 128 (default)."),
+    ] = None,
+    int4_rounding: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="nearest, mse or gptq (default: by the loss on held-out images)."
+        ),
+    ] = None,
     table: Annotated[
         Path | None, typer.Option(help="Calibration table (default: MODEL.table.json).")
     ] = None,
@@ -73,11 +88,19 @@ def build(
     batch: Annotated[
         str | None, typer.Option(metavar="MIN,OPT,MAX", help="Of dynamic TensorRT engines.")
     ] = None,
+    optimize: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT",
+            help="latency (of one image), or throughput (of batches): how INT8 is laid out "
+            "for the CPU.",
+        ),
+    ] = "latency",
     weight_bits: Annotated[
         int | None, typer.Option(min=7, max=8, help="For the CPU (default: 8 with VNNI, else 7).")
     ] = None,
     allow_fallback: Annotated[
-        bool, typer.Option("--allow-fallback", help="Accept layers that do not become INT8.")
+        bool, typer.Option("--allow-fallback", help="Accept layers that stay wider than asked.")
     ] = False,
     any_versions: Annotated[
         bool, typer.Option("--any-versions", help="Accept a table that other versions measured.")
@@ -120,6 +143,7 @@ def build(
     Example: alexnet-edge build alexnet.onnx --int8 --runtime tensorrt-rtx
     """
     from alexnet_edge.cli._build_output import show_manifest
+    from alexnet_edge.cli._int4 import find_int4_images
     from alexnet_edge.dataset import open_images, read_classes
     from alexnet_edge.engine.build import BuildSettings, build_engine, default_out
     from alexnet_edge.engine.profile import load_profile
@@ -131,16 +155,19 @@ def build(
         any_versions=any_versions, judged=max_drop is not None,
     )  # fmt: skip
     precision = _precision(fp32=fp32, fp16=fp16, int8=int8)
-    _require_sense(source, precision, max_drop, sparse=sparse)
+    int4 = _int4_settings(int4_fc=int4_fc, block=int4_block, rounding=int4_rounding)
+    _require_sense(source, precision, max_drop, sparse=sparse, int4=int4 is not None)
     board = load_profile(profile) if profile is not None else None
     settings = BuildSettings(
         precision=precision,
         runtime=runtime or (board.runtime if board else "onnxruntime"),
         method=method,
+        int4=int4,
         spared=tuple(spare or ()),
         batch=_batch_range(batch, board),
         profile=board,
         weight_bits=weight_bits,
+        optimize=optimize,
         allow_fallback=allow_fallback,
         any_versions=any_versions,
         tensorrt=TensorRTOptions(
@@ -159,10 +186,12 @@ def build(
     if max_drop is not None and ranges:
         settings = _spare(output, source, settings, ranges, max_drop, names)
     judged = open_images(images) if sparse and images is not None else None
+    int4_images = None if int4 is None else find_int4_images(source, ranges, int4)
     with progress_bar("building") as update:
         manifest = build_engine(
             model, engine, settings, **ranges, preprocess=source.preprocess, classes=names,
-            images=judged, on_progress=lambda what, done, total: update(done, total, what),
+            images=judged, int4_images=int4_images,
+            on_progress=lambda what, done, total: update(done, total, what),
         )  # fmt: skip
     show_manifest(output, engine, manifest)
     output.finish(manifest)
@@ -210,15 +239,32 @@ def _find_ranges(source: RangeSource, engine: Path) -> tuple[CalibrationTable | 
     return load_table(file), f"table {file}, method {source.method}"
 
 
+def _int4_settings(
+    *, int4_fc: bool, block: int | None, rounding: str | None
+) -> Int4Settings | None:
+    from alexnet_edge.quantize.int4 import AUTO, DEFAULT_BLOCK, Int4Settings
+
+    if not int4_fc:
+        if block is not None or rounding is not None:
+            raise typer.BadParameter("--int4-block and --int4-rounding are for --int4-fc")
+        return None
+    return Int4Settings(DEFAULT_BLOCK if block is None else block, rounding or AUTO)
+
+
 def _require_sense(
-    source: RangeSource, precision: str, max_drop: float | None, *, sparse: bool
+    source: RangeSource, precision: str, max_drop: float | None, *, sparse: bool, int4: bool
 ) -> None:
     """Refuse options that contradict each other."""
-    given = [source.table, source.cache, max_drop, None if sparse else source.images]
+    given = [source.cache, max_drop, None if sparse or int4 else source.images]
+    given += [None if int4 else source.table]
     if precision != "int8" and any(value is not None for value in given):
         raise typer.BadParameter(
-            f"--table, --cache, --max-drop, and --images without --sparse, are for --int8, "
-            f"not --{precision}"
+            f"--table, --cache, --max-drop, and --images without --sparse or --int4-fc, are for "
+            f"--int8, not --{precision}"
+        )
+    if max_drop is not None and int4:
+        raise typer.BadParameter(
+            "--max-drop chooses among INT8 layers, --int4-fc has others: name those to --spare"
         )
     if source.cache is not None and any(v is not None for v in (source.table, max_drop)):
         raise typer.BadParameter("--cache stands alone: no --table and no --max-drop with it")

@@ -24,10 +24,11 @@ from alexnet_edge.engine.trt_config import is_strongly_typed
 from alexnet_edge.engine.vendor import BuiltEngine, EngineJob, OnProgress
 from alexnet_edge.errors import BuildError, GraphError
 from alexnet_edge.graph import GraphInfo, describe_model, load_onnx
-from alexnet_edge.manifest import Manifest
+from alexnet_edge.manifest import LayerPrecision, Manifest
 from alexnet_edge.preprocess import PreprocessSpec
 from alexnet_edge.quantize.calibrate import require_preprocess
 from alexnet_edge.quantize.choose import Choice
+from alexnet_edge.quantize.int4_choice import Int4Images
 from alexnet_edge.quantize.layers import prepare, weighted_layers
 from alexnet_edge.quantize.table import CalibrationTable
 from alexnet_edge.quantize.trt_cache import CalibrationCache
@@ -46,6 +47,7 @@ def build_engine(
     preprocess: PreprocessSpec | None = None,
     classes: tuple[str, ...] | None = None,
     images: ImageSet | None = None,
+    int4_images: Int4Images | None = None,
     builder: TensorRTBuilder | None = None,
     on_progress: OnProgress = lambda *_: None,
 ) -> Manifest:
@@ -62,6 +64,7 @@ def build_engine(
             model that it belongs to, so only its tensors' names are checked.
         preprocess, classes: for a graph whose metadata lacks them.
         images: to measure on what pruning costs.
+        int4_images: to round 4-bit weights to and to judge by; None to look for the table's.
         builder: of TensorRT's runtimes, with the vendor's module in it; made here by default.
         on_progress: told what is being done and how much of it is done.
 
@@ -82,7 +85,7 @@ def build_engine(
     prepared = prepare(model, path)
     names = tuple(layer.name for layer in weighted_layers(prepared, path))
     applied = apply_precision(
-        prepared, graph, settings, Given(table, choice, cache, spec, images),
+        prepared, graph, settings, Given(table, choice, cache, spec, images, int4_images),
         half_in_graph=builder is not None and is_strongly_typed(settings, builder.features),
         on_progress=on_progress,
     )  # fmt: skip
@@ -90,7 +93,7 @@ def build_engine(
     vendor = builder or build_onnxruntime
     with atomic_path(out) as temporary:
         built = vendor(job, temporary)
-        _require_int8(path, settings, built)
+        _require_precisions(path, settings, applied, built)
         engine_sha256 = sha256_file(temporary)
     manifest = Manifest(
         engine_sha256=engine_sha256,
@@ -137,6 +140,8 @@ def open_builder(
     builder.features.require(settings.tensorrt)
     if settings.dla:
         builder.features.require_dla()
+    if settings.int4 is not None:
+        builder.features.require_int4()
     if settings.profile is not None:
         facts = read_target_facts(
             compute_capability=builder.compute_capability, tensorrt=builder.features.version
@@ -211,6 +216,7 @@ def _make_job(
         dla=settings.dla,
         amax=applied.amax,
         spared=settings.spared,
+        int4=applied.int4,
         on_progress=on_progress,
     )
 
@@ -227,14 +233,24 @@ def _record(
     return {**options, **applied.options, **built.options}
 
 
-def _require_int8(path: Path, settings: BuildSettings, built: BuiltEngine) -> None:
-    if settings.precision != "int8" or settings.allow_fallback:
+def _require_precisions(
+    path: Path, settings: BuildSettings, applied: Applied, built: BuiltEngine
+) -> None:
+    """Refuse an engine whose layers did not become what was asked for."""
+    if settings.allow_fallback:
         return
-    wanted = [layer for layer in built.layers if layer.name not in settings.spared]
-    others = [layer for layer in wanted if layer.precision != "int8"]
+    if settings.precision == "int8":
+        others = {*settings.spared, *applied.int4}
+        _require(path, "int8", [layer for layer in built.layers if layer.name not in others])
+    _require(path, "int4", [layer for layer in built.layers if layer.name in applied.int4])
+
+
+def _require(path: Path, precision: str, wanted: list[LayerPrecision]) -> None:
+    others = [layer for layer in wanted if layer.precision != precision]
     if others:
         named = ", ".join(f"{layer.name} ({layer.op}: {layer.precision})" for layer in others)
         raise BuildError(
-            f"{path}: {len(others)} of {len(wanted)} layers did not become INT8: {named}",
+            f"{path}: {len(others)} of {len(wanted)} layers did not become "
+            f"{precision.upper()}: {named}",
             hint="accept and record that with --allow-fallback",
         )

@@ -1,4 +1,4 @@
-"""Engines of ONNX Runtime: an optimized graph whose operators show what runs in INT8.
+"""Engines of ONNX Runtime: an optimized graph whose operators show what runs in which precision.
 
 Optimization stops before layouts that depend on the processor: those are chosen when the engine is
 opened, so a file that was built on one CPU is right on another.
@@ -79,6 +79,12 @@ def _read_layers(engine: Path, names: tuple[str, ...]) -> list[LayerPrecision]:
         if node is None:
             layers.append(LayerPrecision(name, "unknown", "unknown"))
             continue
-        precision = "int8" if node.op_type in _INTEGER else "fp32"
-        layers.append(LayerPrecision(name, node.op_type, precision))
+        layers.append(LayerPrecision(name, node.op_type, _precision(node)))
     return layers
+
+
+def _precision(node: onnx.NodeProto) -> str:
+    if node.op_type == "MatMulNBits":
+        bits = next(item.i for item in node.attribute if item.name == "bits")
+        return f"int{bits}"
+    return "int8" if node.op_type in _INTEGER else "fp32"

@@ -16,6 +16,7 @@ from alexnet_edge.engine.build import (
     require_suitable,
 )
 from alexnet_edge.engine.build_trt import TensorRTBuilder
+from alexnet_edge.engine.int4 import int4_layers
 from alexnet_edge.engine.precision import (
     Given,
     missing_ranges,
@@ -44,7 +45,8 @@ class BuildPlan:
         not_here: why this machine cannot do the build; empty where it can.
         precision: as asked for.
         layers: what is asked of each weighted layer, with the graph's operator.
-        quantization: how INT8 is told: `Q/DQ, dialect …`, `calibration cache`; None without INT8.
+        quantization: how INT8 and 4-bit weights are told: `Q/DQ, dialect …`, `calibration cache`,
+            `4-bit blocks of …`; None without either.
         ranges: where INT8's ranges come from; None without INT8.
         typing: `strong` or `weak`, of TensorRT's networks; None where it is not known.
         flags: of the builder; None where they are not known.
@@ -98,7 +100,9 @@ def plan_build(
     model = load_onnx(path)
     graph = describe_model(model, path)
     require_suitable(graph, settings)
-    layers = weighted_layers(prepare(model, path), path)
+    prepared = prepare(model, path)
+    layers = weighted_layers(prepared, path)
+    int4 = int4_layers(prepared, graph, settings)
     if settings.precision == "int8":
         if ranges is None:
             raise missing_ranges(graph)
@@ -116,7 +120,7 @@ def plan_build(
         not_here=not_here,
         precision=settings.precision,
         layers=tuple(
-            LayerPrecision(layer.name, layer.node.op_type, _asked(layer.name, settings))
+            LayerPrecision(layer.name, layer.node.op_type, _asked(layer.name, settings, int4))
             for layer in layers
         ),
         quantization=_quantization(settings),
@@ -139,20 +143,26 @@ def _find_builder(
         return None, error.message
 
 
-def _asked(name: str, settings: BuildSettings) -> str:
+def _asked(name: str, settings: BuildSettings, int4: tuple[str, ...]) -> str:
     """Return the precision that is asked of a layer."""
+    if name in int4:
+        return "int4"
     if settings.precision != "int8" or name not in settings.spared:
         return settings.precision
     return "fp16" if settings.tensorrt.fp16_rest or settings.dla else "fp32"
 
 
 def _quantization(settings: BuildSettings) -> str | None:
-    if settings.precision != "int8":
-        return None
     if settings.implicit:
         return "calibration cache"
     dialect = settings.dialect
-    return f"Q/DQ, dialect {dialect.name}, {dialect.weight_bits}-bit weights"
+    said = []
+    if settings.precision == "int8":
+        blocks = f", of linear layers in blocks of {dialect.fc_block}" if dialect.fc_block else ""
+        said.append(f"Q/DQ, dialect {dialect.name}, {dialect.weight_bits}-bit weights{blocks}")
+    if settings.int4 is not None:
+        said.append(f"4-bit blocks of {settings.int4.block}, rounding {settings.int4.rounding}")
+    return "; ".join(said) or None
 
 
 def _typing(features: Features | None, settings: BuildSettings) -> str | None:

@@ -1,7 +1,8 @@
 """The graph changed to the precision that is asked for, before the vendor sees it.
 
 In this order, each step where it is wanted: weights pruned, Q/DQ inserted (or, for a DLA, ranges
-laid ready for a calibration cache), what pruning cost measured, FP16 put into the graph.
+laid ready for a calibration cache), fully connected layers put in 4 bits, what pruning cost
+measured, FP16 put into the graph.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import onnx
 import onnx_ir as ir
 
 from alexnet_edge.dataset import ImageReader, ImageSet
+from alexnet_edge.engine.int4 import Int8Beside, apply_int4, find_images, int4_layers
 from alexnet_edge.engine.settings import BuildSettings
 from alexnet_edge.engine.trt_calibrator import spread_ranges
 from alexnet_edge.engine.vendor import OnProgress
@@ -25,6 +27,8 @@ from alexnet_edge.graph import GraphInfo
 from alexnet_edge.preprocess import PreprocessSpec
 from alexnet_edge.quantize.choose import Choice, decide
 from alexnet_edge.quantize.fp16 import convert_to_fp16
+from alexnet_edge.quantize.int4_choice import Int4Images
+from alexnet_edge.quantize.int4_graph import fully_connected
 from alexnet_edge.quantize.layers import weighted_layers
 from alexnet_edge.quantize.qdq import QdqOptions, insert_qdq
 from alexnet_edge.quantize.sparsity import PrunedLayer, measure_loss, prune_weights
@@ -44,6 +48,7 @@ class Given:
         cache: ranges of a TensorRT calibration cache instead.
         preprocess: how images are prepared.
         images: to measure on what pruning costs.
+        int4_images: to round to 4 bits and to judge by; None to look for a table's.
     """
 
     table: CalibrationTable | None = None
@@ -51,6 +56,7 @@ class Given:
     cache: CalibrationCache | None = None
     preprocess: PreprocessSpec | None = None
     images: ImageSet | None = None
+    int4_images: Int4Images | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +66,12 @@ class Applied:
     Attributes:
         options: for the manifest.
         amax: ranges by tensor for INT8 by calibration cache; None otherwise.
+        int4: names of the layers that have 4-bit weights now.
     """
 
     options: dict[str, Any]
     amax: Mapping[str, float] | None = None
+    int4: tuple[str, ...] = ()
 
 
 def apply_precision(
@@ -92,6 +100,8 @@ def apply_precision(
     """
     options: dict[str, Any] = {}
     pruned: list[PrunedLayer] = []
+    int4 = int4_layers(prepared, graph, settings)
+    beside = None
     reference = None
     if settings.tensorrt.sparse:
         reference = ir.to_proto(prepared) if given.images is not None else None
@@ -101,7 +111,16 @@ def apply_precision(
         amax, served = _serve_ranges(prepared, graph, settings, given)
         options |= served
     elif settings.precision == "int8":
-        options |= _quantize(prepared, graph, settings, given)
+        described, beside = _quantize(prepared, graph, settings, given, int4)
+        options |= described
+    elif int4:
+        every = [layer.name for layer in fully_connected(prepared, graph.path)]
+        require_spared(graph.path, every, settings.spared)
+    if int4:
+        images = given.int4_images or find_images(graph, settings, given.table)
+        options |= apply_int4(
+            prepared, graph, settings, int4, beside=beside, images=images, on_progress=on_progress
+        )
     if pruned:
         options["pruned"] = [dataclasses.asdict(layer) for layer in pruned]
         options["ranges_before_pruning"] = settings.precision == "int8"
@@ -111,7 +130,7 @@ def apply_precision(
         options["pruning_loss"] = loss
     if half_in_graph and (settings.precision == "fp16" or settings.tensorrt.fp16_rest):
         convert_to_fp16(prepared, graph.path)
-    return Applied(options, amax)
+    return Applied(options, amax, int4)
 
 
 def missing_ranges(graph: GraphInfo) -> BuildError:
@@ -190,10 +209,14 @@ def _choose(
 
 
 def _quantize(
-    prepared: ir.Model, graph: GraphInfo, settings: BuildSettings, given: Given
-) -> dict[str, Any]:
-    """Insert Q/DQ; return what was done."""
-    spared, dialect = frozenset(settings.spared), settings.dialect
+    prepared: ir.Model,
+    graph: GraphInfo,
+    settings: BuildSettings,
+    given: Given,
+    int4: tuple[str, ...],
+) -> tuple[dict[str, Any], Int8Beside]:
+    """Insert Q/DQ, but none around layers that are to be 4-bit; return what was done, by what."""
+    spared, dialect = frozenset((*settings.spared, *int4)), settings.dialect
     if given.cache is not None:
         if not dialect.symmetric:
             raise BuildError(
@@ -203,14 +226,16 @@ def _quantize(
             )
         ranges = {name: Range(a, low=-a, high=a) for name, a in given.cache.amax.items()}
         insert_qdq(prepared, ranges, dialect, graph.path, QdqOptions(spared=spared))
-        return {**_describe_cache(given.cache), **_describe_int8(settings)}
+        described = {**_describe_cache(given.cache), **_describe_int8(settings)}
+        return described, Int8Beside(ranges=ranges)
     table, choice = _choose(graph, settings, given)
     corrections = {
         name: np.array(values, np.float32) for name, values in choice.bias_corrections.items()
     }
     options = QdqOptions(choice.weight_ranges, corrections, choice.fitted, spared)
     insert_qdq(prepared, choice.ranges(table.tensors), dialect, graph.path, options)
-    return {**_describe_choice(table, choice), **_describe_int8(settings)}
+    described = {**_describe_choice(table, choice), **_describe_int8(settings)}
+    return described, Int8Beside(table, choice)
 
 
 def _serve_ranges(
@@ -268,5 +293,7 @@ def _describe_int8(settings: BuildSettings) -> dict[str, Any]:
         "judgement": None if judgement is None else dict(judgement),
         "dialect": settings.dialect.name,
         "weight_bits": settings.dialect.weight_bits,
+        "optimize": settings.optimize,
+        "fc_block": settings.dialect.fc_block,
         "allow_fallback": settings.allow_fallback,
     }

@@ -9,12 +9,18 @@ from typing import Any
 
 from alexnet_edge.engine.profile import TARGET_RUNTIMES, BatchRange, Profile
 from alexnet_edge.engine.vendor import TensorRTOptions
+from alexnet_edge.engine.versions import parse_version
 from alexnet_edge.errors import BuildError
-from alexnet_edge.machine import has_vnni
+from alexnet_edge.machine import has_vnni, is_x86, package_versions
 from alexnet_edge.quantize.choose import AUTO
+from alexnet_edge.quantize.int4 import Int4Settings
+from alexnet_edge.quantize.int8_blocks import BLOCK, ONNXRUNTIME
 from alexnet_edge.quantize.scales import TENSORRT, Dialect
 
 RUNTIMES = TARGET_RUNTIMES
+
+LATENCY, THROUGHPUT = "latency", "throughput"
+OPTIMIZE = (LATENCY, THROUGHPUT)
 
 _SUFFIXES = {"onnxruntime": "onnx", "tensorrt": "engine", "tensorrt-rtx": "rtx.engine"}
 
@@ -24,14 +30,17 @@ class BuildSettings:
     """What to build.
 
     Attributes:
-        precision: `fp32`, `fp16` or `int8`.
+        precision: `fp32`, `fp16` or `int8`; of all layers but those that ``int4`` is for.
         runtime: `onnxruntime`, `tensorrt` or `tensorrt-rtx`.
         method: which of the table's ranges to use; `auto` to choose by evidence.
+        int4: how fully connected layers become 4-bit; None where they do not.
         spared: layers that stay in floating point.
         judgement: why just these, for the manifest.
         batch: sizes for a dynamic batch axis, of TensorRT's runtimes.
         profile: the target board, if named.
         weight_bits: 7 or 8 for the CPU; None to choose by what this CPU has.
+        optimize: `latency` of one image, or `throughput` of batches; on the CPU they differ in how
+            fully connected layers are INT8.
         allow_fallback: accept layers that did not become INT8; the manifest lists them.
         any_versions: accept a table that other versions measured.
         tensorrt: what only TensorRT's builders can do.
@@ -40,11 +49,13 @@ class BuildSettings:
     precision: str = "fp32"
     runtime: str = "onnxruntime"
     method: str = AUTO
+    int4: Int4Settings | None = None
     spared: tuple[str, ...] = ()
     judgement: Mapping[str, Any] | None = None
     batch: BatchRange = BatchRange()
     profile: Profile | None = None
     weight_bits: int | None = None
+    optimize: str = LATENCY
     allow_fallback: bool = False
     any_versions: bool = False
     tensorrt: TensorRTOptions = dataclasses.field(default_factory=TensorRTOptions)
@@ -54,12 +65,17 @@ class BuildSettings:
             raise BuildError(
                 f"runtime '{self.runtime}' is unknown", hint=f"one of {', '.join(RUNTIMES)}"
             )
-        if self.spared and self.precision != "int8":
+        if self.spared and self.precision != "int8" and self.int4 is None:
             raise BuildError(
                 f"layers are spared from INT8, {self.precision} is built",
                 hint="build --int8, or leave --spare out",
             )
+        if self.optimize not in OPTIMIZE:
+            raise BuildError(
+                f"--optimize '{self.optimize}' is unknown", hint=f"one of {', '.join(OPTIMIZE)}"
+            )
         self._require_profile()
+        self._require_int4()
         if self.runtime == "onnxruntime" and self.precision == "fp16":
             raise BuildError(
                 "onnxruntime has no FP16 kernels on the CPU",
@@ -99,12 +115,36 @@ class BuildSettings:
                 hint=f"give 0 to {board.dla.cores - 1}",
             )
 
+    def _require_int4(self) -> None:
+        if self.int4 is None:
+            return
+        board = self.profile
+        if board is not None and board.dla is not None:
+            raise BuildError(
+                f"--int4-fc is not for {board.name}: a DLA computes in INT8 and FP16",
+                hint="leave --int4-fc out, or name a profile without DLA",
+            )
+        versions = board.tensorrt if board is not None and self.runtime == "tensorrt" else None
+        if versions is not None and versions.high is not None and versions.high <= (10,):
+            raise BuildError(
+                f"--int4-fc is not for {board.name if board else ''}: TensorRT has 4-bit weights "
+                f"from 10 on, the board has {versions}",
+                hint="leave --int4-fc out",
+            )
+        if self.tensorrt.sparse:
+            raise BuildError(
+                "--int4-fc and --sparse exclude each other: no kernel has weights that are both",
+                hint="leave one out",
+            )
+
     @property
     def dialect(self) -> Dialect:
         """How the target wants its Q/DQ."""
         if self.runtime != "onnxruntime":
             return TENSORRT
-        return Dialect("cpu", self.weight_bits or (8 if has_vnni() else 7))
+        bits = self.weight_bits or (8 if has_vnni() else 7)
+        blocks = self.optimize == LATENCY and self.int4 is None and bits == 8 and _has_blocks()
+        return Dialect("cpu", bits, BLOCK if blocks else None)
 
     @property
     def dla(self) -> bool:
@@ -117,9 +157,18 @@ class BuildSettings:
         return self.dla and self.precision == "int8"
 
 
+def _has_blocks() -> bool:
+    """Whether ONNX Runtime here has a fast kernel for 8-bit weights in blocks."""
+    version = package_versions().get("onnxruntime", "0")
+    return is_x86() and parse_version(version)[:2] >= ONNXRUNTIME
+
+
 def default_out(model: Path, settings: BuildSettings) -> Path:
-    """Return the engine's file beside the model: `alexnet.int8.onnx`, `alexnet.int8.rtx.engine`."""
-    kinds = [settings.precision]
+    """Return the engine's file beside the model.
+
+    As `alexnet.int8.onnx`, `alexnet.int8-int4fc.onnx`, `alexnet.int8.rtx.engine`.
+    """
+    kinds = [settings.precision] if settings.int4 is None or settings.precision != "fp32" else []
     kinds += ["fp16"] * settings.tensorrt.fp16_rest + ["sparse"] * settings.tensorrt.sparse
-    kinds += ["dla"] * settings.dla
+    kinds += ["int4fc"] * (settings.int4 is not None) + ["dla"] * settings.dla
     return model.with_name(f"{model.stem}.{'-'.join(kinds)}.{_SUFFIXES[settings.runtime]}")

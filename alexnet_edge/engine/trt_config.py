@@ -39,6 +39,10 @@ class Asked(Protocol):
     def spared(self) -> tuple[str, ...]:
         """Layers that stay in floating point."""
 
+    @property
+    def int4(self) -> object:
+        """True where there are 4-bit weights."""
+
 
 def is_strongly_typed(asked: Asked, features: Features) -> bool:
     """Say whether the graph's types are the precision; a DLA's INT8 is one of flags."""
@@ -48,8 +52,8 @@ def is_strongly_typed(asked: Asked, features: Features) -> bool:
 def planned_flags(asked: Asked, features: Features) -> tuple[str, ...]:
     """Return the names of the builder's flags that will be set.
 
-    Strongly typed networks have their precision in the graph. Without, INT8 is a flag even where
-    Q/DQ says so already, and FP16 is one for what the other flags leave.
+    Strongly typed networks have their precision in the graph. Without, INT8 and INT4 are flags even
+    where Q/DQ says so already, and FP16 is one for what the other flags leave.
     """
     flags = []
     if not is_strongly_typed(asked, features):
@@ -58,6 +62,7 @@ def planned_flags(asked: Asked, features: Features) -> tuple[str, ...]:
         constrained = bool(asked.spared) if asked.dla else half
         flags += ["FP16"] * half + ["INT8"] * (asked.precision == "int8")
         flags += ["OBEY_PRECISION_CONSTRAINTS"] * constrained
+        flags += ["INT4"] * (bool(asked.int4) and "INT4" in features.flags)
     flags += ["SPARSE_WEIGHTS"] * asked.tensorrt.sparse
     flags += ["VERSION_COMPATIBLE"] * asked.tensorrt.version_compatible
     flags += ["GPU_FALLBACK"] * asked.dla

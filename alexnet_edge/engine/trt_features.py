@@ -35,6 +35,7 @@ class Features:
         flags: names of the builder's flags.
         optimization_level, progress, timing_cache: whether the builder has them.
         calibrator: whether INT8 can come from a calibration cache: what DLA needs.
+        int4: whether weights can be 4-bit.
     """
 
     runtime: str
@@ -45,6 +46,7 @@ class Features:
     progress: bool
     timing_cache: bool
     calibrator: bool
+    int4: bool
 
     def require(self, options: TensorRTOptions) -> None:
         """Refuse an option that this version lacks.
@@ -79,6 +81,18 @@ class Features:
                 "profile without DLA",
             )
 
+    def require_int4(self) -> None:
+        """Refuse 4-bit weights.
+
+        Raises:
+            BuildError: this version has no such type.
+        """
+        if not self.int4:
+            raise BuildError(
+                f"--int4-fc: {self.runtime} {self.version} has no 4-bit weights",
+                hint="build with TensorRT 10 or later, or with tensorrt-rtx; or leave it out",
+            )
+
 
 def detect_features(runtime: str, vendor: ModuleType) -> Features:
     """Return what the module of ``runtime`` can do."""
@@ -92,6 +106,7 @@ def detect_features(runtime: str, vendor: ModuleType) -> Features:
         progress=hasattr(vendor, "IProgressMonitor"),
         timing_cache=hasattr(vendor.IBuilderConfig, "create_timing_cache"),
         calibrator=hasattr(vendor, "IInt8EntropyCalibrator2"),
+        int4=hasattr(vendor.DataType, "INT4"),
     )
 
 

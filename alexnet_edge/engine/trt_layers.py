@@ -6,7 +6,8 @@ as JSON, in two shapes:
     before 11   "Inputs": [{"Format/Datatype": "Row major linear FP16 format"}], "Bindings": […]
     from 11     "Inputs": [{"DataType": "Half", "Format": "…"}], "I/O Tensors": [{…}]
 
-A layer is INT8 only if both factors of its products are, the activation and the weight.
+A layer is INT8 only if both factors of its products are, the activation and the weight. It is INT4
+if its weight is: activations have no such type, and weights are widened where they are used.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from alexnet_edge.manifest import LayerPrecision
 UNKNOWN = "unknown"
 
 _PATTERNS = {
+    "int4": re.compile(r"(?<!u)int4", re.IGNORECASE),
     "int8": re.compile(r"(?<!u)int8", re.IGNORECASE),
     "bf16": re.compile(r"bf16|bfloat16", re.IGNORECASE),
     "fp16": re.compile(r"fp16|float16|half", re.IGNORECASE),
@@ -31,7 +33,7 @@ _PATTERNS = {
 }
 """In a data type or a description of a format; the first that is found counts."""
 
-_WIDTHS = ("int8", "fp16", "bf16", "fp32", UNKNOWN)
+_WIDTHS = ("int4", "int8", "fp16", "bf16", "fp32", UNKNOWN)
 
 _MEMORY_ONLY = frozenset(("kgen", "shape_call", "Reformat", "NoOp", "Constant", "Shape"))
 """Kernels that move or convert values; the products are in the others."""
@@ -65,7 +67,9 @@ class Kernel:
 
     @property
     def precision(self) -> str:
-        """What the products are computed in: the wider of both factors."""
+        """What the products are computed in: the wider of both factors; or `int4` weights."""
+        if self.weight == "int4":
+            return self.weight
         return max(self.activation, self.weight or self.activation, key=_WIDTHS.index)
 
     def computes(self, name: str, order: Mapping[str, int]) -> bool:
@@ -136,6 +140,7 @@ def _kernel(layer: Mapping[str, Any]) -> Kernel:
     span = _FOREIGN.search(name)
     inputs = [_precision(_datatype(tensor)) for tensor in layer.get("Inputs", [])]
     weights = [_precision(str(item["Type"])) for item in _weights(layer)]
+    weights += [_precision(_datatype(item)) for item in layer.get("Constants", [])]
     return Kernel(
         op=str(layer.get("LayerType", UNKNOWN)),
         # Metadata names nodes; before it existed, the name was made of theirs.

@@ -106,6 +106,7 @@ class EngineJob:
         dla: compile for a DLA, with the GPU for what that cannot run.
         amax: tensor name to range, for INT8 by calibration cache instead of Q/DQ.
         spared: layers that stay in floating point where there is no Q/DQ to say so.
+        int4: layers whose weights are 4-bit.
         on_progress: told how far the vendor is, where it says so.
     """
 
@@ -120,6 +121,7 @@ class EngineJob:
     dla: bool = False
     amax: Mapping[str, float] | None = None
     spared: tuple[str, ...] = ()
+    int4: tuple[str, ...] = ()
     on_progress: OnProgress = lambda *_: None
 
 

@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from alexnet_edge.dataset import ImageReader, ImageSet, open_images
 from alexnet_edge.errors import DatasetError, TableError
-from alexnet_edge.preprocess import AnyArray
+from alexnet_edge.preprocess import AnyArray, PreprocessSpec
 from alexnet_edge.quantize.fitting import fit_weights
 from alexnet_edge.quantize.image_list import pick_images
 from alexnet_edge.quantize.layerwise import (
@@ -224,10 +224,26 @@ class Evidence:
 def read_evidence(table: CalibrationTable, images: ImageSet | None, folder: Path) -> Evidence:
     """Read the images of a calibration again, as many as judging needs.
 
+    Args, Raises: as for `pick_evidence`.
+    """
+    held_out, fit = pick_evidence(table, images, folder)
+    return Evidence(_read(held_out, table.preprocess), _read(fit, table.preprocess))
+
+
+def pick_evidence(
+    table: CalibrationTable,
+    images: ImageSet | None,
+    folder: Path,
+    *,
+    fit_images: int = FIT_IMAGES,
+) -> tuple[ImageSet, ImageSet]:
+    """Return the images of a calibration that were held out, and others to fit to.
+
     Args:
         table: which images these were.
         images: where they are now; None to look where they were.
         folder: beside which a relative source is looked for too.
+        fit_images: how many to fit to, at most.
 
     Raises:
         DatasetError: they are not there.
@@ -238,13 +254,14 @@ def read_evidence(table: CalibrationTable, images: ImageSet | None, folder: Path
                (line.partition("  ") for line in table.images["files"])}  # fmt: skip
     held_out = list(table.images["held_out"])
     rest = sorted(digests.keys() - set(held_out))
-    count = min(FIT_IMAGES, len(rest))
+    count = min(fit_images, len(rest))
     fit = [rest[index * len(rest) // count] for index in range(count)]
     # A set of one image holds out none; it is judged on that one.
     judged = {name: digests[name] for name in held_out or fit}
-    return Evidence(
-        held_out=_read(table, found, judged),
-        fit=_read(table, found, {name: digests[name] for name in fit}),
+    hint = "give the folder of the calibration with --images DIR, or name a --method"
+    return (
+        pick_images(found, judged, hint=hint),
+        pick_images(found, {name: digests[name] for name in fit}, hint=hint),
     )
 
 
@@ -357,7 +374,7 @@ class _Chooser:
             if noise.sum() >= self._best.noise[: len(noise)].sum():
                 continue
             noise = self._noise(self._answers(index, activations, settings))
-            if _is_better(noise, self._best.noise, SURE_OF_MANY):
+            if is_better(noise, self._best.noise, SURE_OF_MANY):
                 self._best = dataclasses.replace(self._best, methods=methods, noise=noise)
 
     def search_weights(self) -> None:
@@ -365,7 +382,7 @@ class _Chooser:
         self._step("weights mse")
         settings = self._settings(self._best.methods, weights="mse")
         noise = self._try("weights mse", settings)
-        if _is_better(noise, self._best.noise, SURE_OF_ONE):
+        if is_better(noise, self._best.noise, SURE_OF_ONE):
             self._best = dataclasses.replace(self._best, weights="mse", noise=noise)
             self._keep("weights mse")
 
@@ -379,7 +396,7 @@ class _Chooser:
         )
         self._network.use_fitted(fitted, self._best.weights)
         noise = self._try("weights gptq", self._settings(self._best.methods, weights=FITTED))
-        if _is_better(noise, self._best.noise, SURE_OF_ONE):
+        if is_better(noise, self._best.noise, SURE_OF_ONE):
             self._best = dataclasses.replace(self._best, fitted=fitted, noise=noise)
             self._keep("weights gptq")
 
@@ -391,7 +408,7 @@ class _Chooser:
             "bias correction",
             self._settings(self._best.methods, self._weights, corrections),
         )
-        if _is_better(noise, self._best.noise, SURE_OF_ONE):
+        if is_better(noise, self._best.noise, SURE_OF_ONE):
             self._best = dataclasses.replace(self._best, corrections=corrections, noise=noise)
             self._keep("bias correction")
 
@@ -469,7 +486,7 @@ class _Chooser:
         self._done += 1
 
 
-def _is_better(noise: Noise, than: Noise, sure: float) -> bool:
+def is_better(noise: Noise, than: Noise, sure: float) -> bool:
     """Whether noise falls by enough, and on enough images for chance not to explain it."""
     if noise.sum() >= (1 - WORTH) * than.sum():
         return False
@@ -505,9 +522,7 @@ def _open_source(table: CalibrationTable, folder: Path) -> ImageSet:
     )
 
 
-def _read(table: CalibrationTable, images: ImageSet, digests: Mapping[str, str]) -> AnyArray:
-    """Return the network's input for images by name, whose contents must be as they were."""
-    hint = "give the folder of the calibration with --images DIR, or name a --method"
-    chosen = pick_images(images, digests, hint=hint)
-    reader = ImageReader(chosen, table.preprocess, batch_size=len(chosen), max_bad=0)
+def _read(images: ImageSet, spec: PreprocessSpec) -> AnyArray:
+    """Return the network's input for all of them."""
+    reader = ImageReader(images, spec, batch_size=len(images), max_bad=0)
     return np.concatenate([batch.tensor for batch in reader])

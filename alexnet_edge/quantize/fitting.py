@@ -25,7 +25,7 @@ def fit_weights(
     *,
     on_layer: Callable[[str], None] = lambda _: None,
 ) -> dict[str, AnyArray]:
-    """Round the weights of every layer to its inputs.
+    """Round the weights of every layer to its inputs, but for those in blocks.
 
     Args:
         network: cut.
@@ -40,7 +40,8 @@ def fit_weights(
     activations = network.begin(images)
     for index, name in enumerate(network.layers):
         on_layer(name)
-        fitted[name] = _fit_layer(network, index, activations, weight_ranges)
+        if not network.has_blocks(index):
+            fitted[name] = _fit_layer(network, index, activations, weight_ranges)
         activations, _ = network.step(index, activations, FLOAT)
     return fitted
 

@@ -25,12 +25,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx.helper
 import onnx_ir as ir
 
 from alexnet_edge.errors import GraphError
 from alexnet_edge.graph import constant
 from alexnet_edge.preprocess import AnyArray
+from alexnet_edge.quantize.opsets import raise_opset
 
 QDQ_OPSET = 19
 """The first opset whose Q and DQ take FP16 scales."""
@@ -41,10 +41,6 @@ _WEIGHTED = frozenset(("Conv", "Gemm", "MatMul"))
 _FOLLOWS_INPUT = frozenset(
     ("Relu", "MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
 )
-_CHANGED_BY_19 = frozenset(
-    ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "Resize", "Split", "Pad")
-)
-"""Operators whose inputs or attributes changed between opset 13 and 19."""
 
 
 def convert_to_fp16(model: ir.Model, path: Path) -> list[str]:
@@ -73,7 +69,10 @@ def convert_to_fp16(model: ir.Model, path: Path) -> list[str]:
             converter.require_fp32(node)
     converter.finish()
     if quantized:
-        _raise_opset(model, path)
+        raise_opset(
+            model, QDQ_OPSET, path, why="FP16 beside INT8",
+            hint=f"export with --opset {QDQ_OPSET}, or build without --fp16-rest",
+        )  # fmt: skip
     return names
 
 
@@ -88,23 +87,6 @@ def _reads_integers(node: ir.Node) -> bool:
     """Say whether a layer's weight comes out of a DQ."""
     source = node.inputs[1].producer() if node.inputs[1] is not None else None
     return source is not None and source.op_type == "DequantizeLinear"
-
-
-def _raise_opset(model: ir.Model, path: Path) -> None:
-    """Declare opset 19; what AlexNets are made of means the same there as at opset 13."""
-    current = model.graph.opset_imports.get("", 1)
-    if current >= QDQ_OPSET:
-        return
-    changed = [node for node in model.graph if node.op_type in _CHANGED_BY_19]
-    if changed:
-        raise GraphError(
-            f"{path}: FP16 beside INT8 needs opset {QDQ_OPSET}, at which '{changed[0].name}' "
-            f"({changed[0].op_type}) means something else than at {current}",
-            hint=f"export with --opset {QDQ_OPSET}, or build without --fp16-rest",
-        )
-    model.graph.opset_imports[""] = QDQ_OPSET
-    least = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", QDQ_OPSET)])
-    model.ir_version = max(model.ir_version or 0, least)
 
 
 class _Converter:

@@ -52,6 +52,11 @@ class WeightedLayer:
         return _present(self.node.inputs[0])
 
     @property
+    def fully_connected(self) -> bool:
+        """Whether it is a matrix product, with a weight of two axes."""
+        return self.node.op_type != "Conv" and len(self.weight.shape or ()) == 2
+
+    @property
     def weight(self) -> ir.Value:
         """Its constant weight."""
         return _present(self.node.inputs[1])

@@ -34,6 +34,7 @@ from alexnet_edge.graph import (
     weights_folder,
 )
 from alexnet_edge.preprocess import AnyArray
+from alexnet_edge.quantize.int8_blocks import BLOCK, dequantize_blocks, round_blocks
 from alexnet_edge.quantize.layers import (
     QDQ_OPSET,
     WeightedLayer,
@@ -71,8 +72,9 @@ class LayerSetting:
         activation: range of its input; None where that stays float.
         result: range of its result, where a dialect quantizes that and no later layer's input is
             the same values; None where it stays float.
-        weights: `float32`; `minmax` or `mse`, how quantized weights are scaled; or `fitted`, those
-            that the network was given (`Layerwise.use_fitted`).
+        weights: `float32`; `minmax` or `mse`, how quantized weights are scaled; `fitted`, those
+            that the network was given (`Layerwise.use_fitted`); `blocks`, 8 bits in blocks; or
+            another name by which it was given some (`Layerwise.use_weights`).
         correction: (channels,) added to the bias.
     """
 
@@ -83,7 +85,7 @@ class LayerSetting:
 
 
 FLOAT = LayerSetting()
-FITTED = "fitted"
+FITTED, BLOCKS = "fitted", "blocks"
 
 
 class Layerwise:
@@ -128,6 +130,10 @@ class Layerwise:
         for layer, target in zip(self._layers, self._targets, strict=True):
             self._cutter.piece(layer, target)  # refuses what is no chain
 
+    def has_blocks(self, index: int) -> bool:
+        """Whether the dialect gives a layer weights in blocks, and float inputs."""
+        return self.dialect.fc_block is not None and self._layers[index].fully_connected
+
     def layer(self, index: int) -> WeightedLayer:
         """Return a layer; its weight's values may lie in the file."""
         return self._layers[index]
@@ -146,8 +152,20 @@ class Layerwise:
         self._fitted = (integers, weight_ranges)
         self._quantized = {key: array for key, array in self._quantized.items() if key[1] != FITTED}
 
+    def use_weights(self, kind: str, weights: Mapping[int, FloatArray]) -> None:
+        """Let settings whose weights are of this name run with these.
+
+        Args:
+            kind: the name; weights that were given by it before are forgotten.
+            weights: index of the layer to float values of the weight's shape.
+        """
+        self._quantized = {key: array for key, array in self._quantized.items() if key[1] != kind}
+        self._quantized |= {(index, kind): array for index, array in weights.items()}
+
     def has_bias(self, layer: int) -> bool:
         """Whether a layer has a bias that a correction can be added to."""
+        if self.has_blocks(layer):
+            return False
         bias, axis = self._biases[layer], self._layers[layer].axis
         return bias is not None and bias.size == self._weights[layer].shape[axis]
 
@@ -218,19 +236,20 @@ class Layerwise:
         settings = []
         integers_come = False
         for index, layer in enumerate(self._layers):
-            quantized = layer.name not in spared
-            rounded = self.activations[index] if quantized or integers_come else None
+            integer = layer.name not in spared and not self.has_blocks(index)
+            rounded = self.activations[index] if integer or integers_come else None
             result = self.results[index]
+            kind = weights if integer else BLOCKS if layer.name not in spared else "float32"
             settings.append(
                 LayerSetting(
                     activation=self._find_range(ranges, rounded),
-                    result=self._find_range(ranges, result if quantized else None),
-                    weights=weights if quantized else "float32",
-                    correction=(corrections or {}).get(layer.name) if quantized else None,
+                    result=self._find_range(ranges, result if integer else None),
+                    weights=kind,
+                    correction=(corrections or {}).get(layer.name) if integer else None,
                 )
             )
             written = self.dialect.quantizes_results and self._written[index]
-            integers_come = quantized and written and result is None
+            integers_come = integer and written and result is None
         return settings
 
     def _find_range(self, ranges: Mapping[str, Range], tensor: str | None) -> Range | None:
@@ -266,6 +285,9 @@ class Layerwise:
         key = (index, kind)
         if key not in self._quantized:
             axis = self._layers[index].axis
+            if kind == BLOCKS:
+                rounded = round_blocks(weight, axis, self.dialect.fc_block or BLOCK)
+                return self._quantized.setdefault(key, dequantize_blocks(rounded, axis))
             fitted, fitted_ranges = self._fitted
             ranges = fitted_ranges if kind == FITTED else kind
             scales = weight_scales(weight, axis, self.dialect, ranges)

@@ -17,6 +17,8 @@ Two dialects, because the targets differ in what they read and what they run wel
        ReLU, and the form that x86 multiplies fastest.
     2. Weights are stored as symmetric INT8 (7-bit values where the CPU sums in 16 bits).
     3. Biases are INT32 at scale activation · weight, as the integer kernels add them.
+    4. Where the dialect has a block size, fully connected layers become `MatMulNBits` over 8-bit
+       blocks, and read and write floats.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ import onnx_ir as ir
 from alexnet_edge.errors import GraphError, TableError
 from alexnet_edge.graph import constant
 from alexnet_edge.preprocess import AnyArray
+from alexnet_edge.quantize.int4_graph import insert_int4
+from alexnet_edge.quantize.int8_blocks import round_blocks
 from alexnet_edge.quantize.layers import WeightedLayer, quantization_points, weighted_layers
 from alexnet_edge.quantize.scales import (
     Dialect,
@@ -93,7 +97,9 @@ def insert_qdq(
         raise GraphError(f"{path}: is quantized already", hint="give the FP32 graph")
     options = options or QdqOptions()
     every = weighted_layers(model, path)
-    layers = _not_spared(every, options.spared, path)
+    chosen = _not_spared(every, options.spared, path)
+    blocked = {layer.name: layer for layer in chosen if dialect.fc_block and layer.fully_connected}
+    layers = [layer for layer in chosen if layer.name not in blocked]
     inputs = [layer.activation.name or "" for layer in layers]
     wanted = set(inputs)
     if dialect.quantizes_results:
@@ -108,7 +114,13 @@ def insert_qdq(
         scales[value.name or ""] = writer.quantize_activation(value, ranges[ranged.name or ""])
     for layer, name in zip(layers, inputs, strict=True):
         writer.quantize_layer(layer, scales[name])
-    return layers
+    if dialect.fc_block:
+        weights = {
+            name: round_blocks(_float_weight(layer), layer.axis, dialect.fc_block)
+            for name, layer in blocked.items()
+        }
+        insert_int4(model, weights, dialect, path)
+    return chosen
 
 
 def _not_spared(
@@ -153,7 +165,7 @@ class _QdqWriter:
 
     def quantize_layer(self, layer: WeightedLayer, activation_scale: float) -> None:
         """Make ``layer`` read its weight, and in the `cpu` dialect its bias, through DQ."""
-        weight = _array(layer.weight).astype(np.float32)
+        weight = _float_weight(layer)
         scales = weight_scales(weight, layer.axis, self._dialect, self._options.weight_ranges)
         bias = self._constant_bias(layer, len(scales))
         correction = self._options.bias_corrections.get(layer.name)
@@ -255,6 +267,10 @@ class _QdqWriter:
         value = constant(name, np.asarray(array))
         self._graph.register_initializer(value)
         return value
+
+
+def _float_weight(layer: WeightedLayer) -> FloatArray:
+    return _array(layer.weight).astype(np.float32)
 
 
 def _array(value: ir.Value) -> AnyArray:

@@ -35,15 +35,19 @@ class Dialect:
     Attributes:
         name: `tensorrt` or `cpu`.
         weight_bits: 8, or 7 where UINT8 × INT8 sums saturate at 16 bits.
+        fc_block: inputs of a fully connected layer that share a scale, where such layers have
+            weights in blocks and float inputs (see `int8_blocks`); None where they have not.
     """
 
     name: str
     weight_bits: int = 8
+    fc_block: int | None = None
 
     @property
     def key(self) -> str:
-        """What choices of methods are kept by: `cpu`, `cpu-7` or `tensorrt`."""
-        return self.name if self.weight_bits == 8 else f"{self.name}-{self.weight_bits}"
+        """What choices of methods are kept by: `cpu`, `cpu-blocks`, `cpu-7` or `tensorrt`."""
+        bits = [] if self.weight_bits == 8 else [str(self.weight_bits)]
+        return "-".join([self.name, *bits, *["blocks"] * (self.fc_block is not None)])
 
     @property
     def symmetric(self) -> bool:

@@ -38,6 +38,8 @@ class RuntimeOptions:
             `auto` for where that works.
         zero_copy: whether TensorRT reads and writes host memory in place; None for GPUs that share
             their memory with the CPU.
+        spin: whether ONNX Runtime's threads wait for the next inference by spinning. It then begins
+            sooner, where nothing else needs the cores.
     """
 
     device: str | None = None
@@ -45,6 +47,7 @@ class RuntimeOptions:
     contexts: int = 1
     cuda_graph: str = "auto"
     zero_copy: bool | None = None
+    spin: bool = False
 
     def __post_init__(self) -> None:
         if self.contexts < 1:
@@ -105,14 +108,32 @@ class EngineInfo:
         return self.path.stat().st_size
 
 
+@dataclasses.dataclass(frozen=True)
+class LayerTime:
+    """What a layer took.
+
+    Attributes:
+        name, op: as the runtime names them; no op where it names none.
+        mean_us: microseconds of one inference, on average.
+    """
+
+    name: str
+    op: str
+    mean_us: float
+
+
 class Runtime(abc.ABC):
     """An opened network. One caller at a time, but for TensorRT's, which take as many as contexts.
 
     Attributes:
         info: what is known of it.
+        contexts: how many callers at a time.
+        on_gpu: whether it computes on a GPU.
     """
 
     name: ClassVar[str]
+    contexts: int = 1
+    on_gpu: bool = False
 
     def __init__(self, info: EngineInfo) -> None:
         self.info = info
@@ -172,6 +193,35 @@ class Runtime(abc.ABC):
     def describe(self) -> dict[str, Any]:
         """Return settings that a benchmark must state, as JSON values."""
         return {}
+
+    def profile(self, batch: AnyArray, *, runs: int, warmup: int) -> tuple[LayerTime, ...]:
+        """Time every layer, in the order in which they run.
+
+        Measuring each layer costs time between them: their sum is more than an inference takes.
+
+        Args:
+            batch: as `infer` takes it.
+            runs: how many to average.
+            warmup: as many before, which do not count.
+
+        Raises:
+            UnavailableError: the runtime tells no times of layers.
+        """
+        raise UnavailableError(
+            f"{self.info.path}: {self.info.runtime} tells no times of its layers",
+            hint="leave the profile out",
+        )
+
+    def flush_device_cache(self) -> None:
+        """Empty the cache of the GPU that it runs on.
+
+        Raises:
+            UnavailableError: it runs on none, or cannot.
+        """
+        raise UnavailableError(
+            f"{self.info.path}: {self.info.runtime} cannot flush the cache of a GPU",
+            hint="measure with a warm cache",
+        )
 
     @abc.abstractmethod
     def _execute(self, batch: AnyArray) -> AnyArray: ...

@@ -12,6 +12,7 @@ from alexnet_edge.graph import read_graph
 from alexnet_edge.machine import has_vnni, package_versions
 from alexnet_edge.manifest import Manifest, load_manifest, manifest_path
 from alexnet_edge.runtimes.base import EngineInfo, Runtime, RuntimeOptions
+from alexnet_edge.runtimes.install import install_hint, is_jetson
 from alexnet_edge.runtimes.ort import OnnxRuntime
 from alexnet_edge.runtimes.ort_gpu import PROVIDERS
 from alexnet_edge.runtimes.torch_eager import TorchRuntime
@@ -156,6 +157,8 @@ def _tensorrt_availability(runtime: str) -> Availability:
         vendor = import_vendor(runtime)
     except Exception as error:
         hint = getattr(error, "hint", "")
+        if runtime == "tensorrt" and is_jetson():
+            hint = install_hint(runtime)
         return Availability(
             runtime, None, builds=False, runs=False, reason="not installed", hint=hint
         )
@@ -163,7 +166,7 @@ def _tensorrt_availability(runtime: str) -> Availability:
     if gpus and importlib.util.find_spec("pycuda") is None:
         return Availability(
             runtime, vendor.__version__, builds=True, runs=False, reason="pycuda is not installed",
-            hint="pip install 'alexnet-edge[gpu]'",
+            hint=install_hint("pycuda"),
         )  # fmt: skip
     if gpus:
         return Availability(

@@ -15,7 +15,8 @@ import numpy as np
 from alexnet_edge.errors import GraphError, MissingDependencyError, UnavailableError
 from alexnet_edge.machine import usable_cores
 from alexnet_edge.preprocess import AnyArray
-from alexnet_edge.runtimes.base import EngineInfo, Runtime, RuntimeOptions
+from alexnet_edge.runtimes.base import EngineInfo, LayerTime, Runtime, RuntimeOptions
+from alexnet_edge.runtimes.install import install_hint
 from alexnet_edge.runtimes.ort_gpu import (
     PROVIDERS,
     DeviceBinding,
@@ -25,6 +26,7 @@ from alexnet_edge.runtimes.ort_gpu import (
     provider_settings,
     require_providers,
 )
+from alexnet_edge.runtimes.profiling import profile_session, require_layers
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -49,7 +51,7 @@ def import_onnxruntime(needed_for: str) -> Any:
 
 
 def session_options(options: RuntimeOptions) -> onnxruntime.SessionOptions:
-    """Return session options that let several sessions share the cores.
+    """Return session options that let several sessions share the cores, unless asked to spin.
 
     The thread pool of a session spins for work after a run; beside another session it would take
     that one's cores, and interleaved measurements would read two to three times too slow.
@@ -58,7 +60,8 @@ def session_options(options: RuntimeOptions) -> onnxruntime.SessionOptions:
     settings = ort.SessionOptions()
     settings.log_severity_level = 3
     settings.intra_op_num_threads = options.threads or usable_cores()
-    settings.add_session_config_entry("session.force_spinning_stop", "1")
+    if not options.spin:
+        settings.add_session_config_entry("session.force_spinning_stop", "1")
     return settings
 
 
@@ -90,7 +93,7 @@ def create_session(
         raise UnavailableError(
             f"device {options.device}: onnxruntime {ort.__version__} offers "
             f"{', '.join(ort.get_available_providers())}",
-            hint="use --device cpu, or pip install 'alexnet-edge[gpu]' for cuda",
+            hint=f"use --device cpu, or for cuda: {install_hint('onnxruntime-gpu')}",
         )
     if kind != "cpu":
         preload_libraries(ort)
@@ -140,8 +143,10 @@ class OnnxRuntime(Runtime):
     def __init__(self, info: EngineInfo, options: RuntimeOptions) -> None:
         super().__init__(info)
         kind, index = options.choose_device(self.name, known=tuple(PROVIDERS))
+        self._options = options
         self._threads = options.threads or usable_cores()
         self._outputs = [info.output.name]
+        self.on_gpu = kind != "cpu"
         self._binding: DeviceBinding | None = None
         self._nodes: dict[str, int] = {}
         if kind == "cpu":
@@ -156,14 +161,33 @@ class OnnxRuntime(Runtime):
         self._binding = DeviceBinding(self._session, info, "cuda", index)
 
     def describe(self) -> dict[str, Any]:
-        """Return provider and threads; of a GPU, how many nodes each provider runs."""
+        """Return provider, threads, transfers; of a GPU, how many nodes each provider runs."""
         settings: dict[str, Any] = {
             "provider": self._session.get_providers()[0],
             "threads": self._threads,
+            "spin_wait": "between runs too"
+            if self._options.spin
+            else "while it runs; stopped after each run",
+            "transfers": "none: host memory",
+            "cuda_graph": "off",
         }
         if self._binding is not None:
             settings |= {"nodes": self._nodes, "transfers": "timed: bound to device memory"}
         return settings
+
+    def profile(self, batch: AnyArray, *, runs: int, warmup: int) -> tuple[LayerTime, ...]:
+        """Time every node with ONNX Runtime's profiler, in a second session."""
+        self.check(batch)
+        if self.on_gpu:  # it times the launches, and the kernels run later
+            return super().profile(batch, runs=runs, warmup=warmup)
+        with tempfile.TemporaryDirectory() as folder:
+            settings = session_options(self._options)
+            enable_profiling(settings, Path(folder))
+            session = create_session(
+                self.info.path, self._options, settings, precision=self.info.precision
+            )
+            times = profile_session(session, self.info, batch, runs=runs, warmup=warmup)
+        return require_layers(times, self.info)
 
     def _execute(self, batch: AnyArray) -> AnyArray:
         if self._binding is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from alexnet_edge.machine import usable_cores
 from alexnet_edge.model import build_module, import_torch, load_checkpoint
 from alexnet_edge.preprocess import AnyArray
 from alexnet_edge.results import TensorSpec
-from alexnet_edge.runtimes.base import EngineInfo, Runtime, RuntimeOptions
+from alexnet_edge.runtimes.base import EngineInfo, LayerTime, Runtime, RuntimeOptions
+from alexnet_edge.runtimes.profiling import LayerClock
 
 
 class TorchRuntime(Runtime):
@@ -51,10 +53,51 @@ class TorchRuntime(Runtime):
         module = build_module(checkpoint.architecture)
         module.load_state_dict(dict(checkpoint.state_dict))
         self._module = module.eval().to(self._device)
+        self.on_gpu = kind == "cuda"
 
     def describe(self) -> dict[str, Any]:
-        """Return device and threads."""
-        return {"device": self._device, "threads": self._threads}
+        """Return device, threads and transfers."""
+        return {
+            "device": self._device,
+            "threads": self._threads,
+            "spin_wait": "left to OpenMP",
+            "transfers": "timed: pageable memory" if self.on_gpu else "none: host memory",
+            "cuda_graph": "off",
+        }
+
+    def profile(self, batch: AnyArray, *, runs: int, warmup: int) -> tuple[LayerTime, ...]:
+        """Time every module with hooks around its call, the GPU waited for at each."""
+        self.check(batch)
+        clock = LayerClock(runs)
+        started = 0.0
+
+        def begin(*_: Any) -> None:
+            nonlocal started
+            started = self._now()
+
+        def note(name: str) -> Any:
+            def end(module: Any, *_: Any) -> None:
+                clock.add(name, type(module).__name__, (self._now() - started) * 1e6)
+
+            return end
+
+        hooks = []
+        for name, module in self._module.named_modules():
+            if not list(module.children()):
+                hooks.append(module.register_forward_pre_hook(begin))
+                hooks.append(module.register_forward_hook(note(name)))
+        try:
+            for _ in range(warmup + runs):
+                self._execute(batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return clock.times()
+
+    def _now(self) -> float:
+        if self.on_gpu:
+            self._torch.cuda.synchronize(self._device)
+        return time.perf_counter()
 
     def _execute(self, batch: AnyArray) -> AnyArray:
         torch = self._torch

@@ -8,6 +8,7 @@ on has.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import importlib
 import re
@@ -18,10 +19,12 @@ from alexnet_edge import machine
 from alexnet_edge.errors import InputError, MissingDependencyError, UnavailableError
 from alexnet_edge.manifest import Manifest
 from alexnet_edge.preprocess import AnyArray
-from alexnet_edge.runtimes.base import EngineInfo, Runtime, RuntimeOptions
+from alexnet_edge.runtimes.base import EngineInfo, LayerTime, Runtime, RuntimeOptions
 from alexnet_edge.runtimes.cuda import CudaDevice, GraphApi
 from alexnet_edge.runtimes.fit import HEADER_BYTES, Here, require_fit
+from alexnet_edge.runtimes.flush import DeviceCacheFlusher
 from alexnet_edge.runtimes.lane import Lane, LanePool, LaneSettings
+from alexnet_edge.runtimes.profiling import LayerClock, make_layer_profiler, require_layers
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -101,6 +104,7 @@ class TensorRTRuntime(Runtime):
     """
 
     name = "tensorrt"
+    on_gpu = True
 
     def __init__(
         self,
@@ -119,6 +123,8 @@ class TensorRTRuntime(Runtime):
         self._engine: trt.ICudaEngine  # from `_load` to `_release`, as the vendor's runtime
         self._runtime: trt.Runtime
         self._options = options
+        self.contexts = options.contexts
+        self._flusher: DeviceCacheFlusher | None = None
         self._device = CudaDevice(driver, index, info.path)
         try:
             self._require_fit(manifest)
@@ -191,6 +197,7 @@ class TensorRTRuntime(Runtime):
             graph_required=options.cuda_graph == "on",
             native_graphs=native,
         )
+        self._lane_settings = settings
         lanes = []
         for _ in range(options.contexts):
             lane = Lane(self._device, settings)
@@ -223,7 +230,44 @@ class TensorRTRuntime(Runtime):
             "zero_copy": self._zero_copy,
             "transfers": "none: mapped host memory" if self._zero_copy else "timed: pinned buffers",
             "cuda_graph": "; ".join(states),
+            "spin_wait": "left to the driver: CU_CTX_SCHED_AUTO",
+            "threads": "one for each caller",
         }
+
+    def profile(self, batch: AnyArray, *, runs: int, warmup: int) -> tuple[LayerTime, ...]:
+        """Time every layer with TensorRT's `IProfiler`.
+
+        In an execution context of its own, without a CUDA graph: a profiler cannot look into one.
+
+        Raises:
+            UnavailableError: there can be no further execution context.
+        """
+        self.check(batch)
+        clock = LayerClock(runs)
+        profiler = make_layer_profiler(self._vendor, clock)
+
+        def create_context() -> trt.IExecutionContext | None:
+            context = self._create_context(native_graphs=False)
+            if context is not None:
+                context.profiler = profiler
+            return context
+
+        settings = dataclasses.replace(self._lane_settings, graphs=None, native_graphs=False)
+        with self._device.active(), contextlib.ExitStack() as stack:
+            lane = Lane(self._device, settings)
+            stack.callback(lane.close)
+            lane.open(create_context)
+            for _ in range(warmup + runs):
+                lane.run(batch)
+        return require_layers(clock.times(), self.info)
+
+    def flush_device_cache(self) -> None:
+        """Empty the GPU's L2 cache, by writing more memory than it holds."""
+        with self._device.active():
+            if self._flusher is None:
+                self._flusher = DeviceCacheFlusher(self._device)
+                self._opened.callback(self._flusher.free)
+            self._flusher.flush()
 
     def _execute(self, batch: AnyArray) -> AnyArray:
         with self._pool.acquire() as lane, self._device.active():

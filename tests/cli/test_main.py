@@ -13,8 +13,8 @@ import pytest
 from tests.cli.conftest import COMMAND
 
 COMMANDS = (
-    "train", "summary", "export", "calibrate", "sensitivity", "lint", "build", "bench", "parity",
-    "inspect", "doctor", "demo",
+    "train", "summary", "export", "calibrate", "sensitivity", "pareto", "lint", "build", "bench",
+    "parity", "camera", "compare", "report", "inspect", "doctor", "demo",
 )  # fmt: skip
 HEAVY = (
     "torch",
@@ -26,6 +26,11 @@ HEAVY = (
     "numpy",
     "PIL",
     "sklearn",
+    "av",
+    "aiohttp",
+    "matplotlib",
+    "jinja2",
+    "pynvml",
 )
 
 

@@ -94,7 +94,8 @@ class StandIn(types.ModuleType):
         )
         self.BuilderFlag = _enum("BuilderFlag", self.has.flags)
         self.LayerType = _enum("LayerType", ["CONVOLUTION", "LRN", "SOFTMAX", "OTHER"])
-        self.DataType = _enum("DataType", ["FLOAT", "HALF"])
+        types_of = ["FLOAT", "HALF"] + ["INT4"] * (self.major >= 10)
+        self.DataType = _enum("DataType", types_of)
         self.DeviceType = _enum("DeviceType", ["GPU", "DLA"])
         self.MemoryPoolType = _enum("MemoryPoolType", ["WORKSPACE"])
         self.ProfilingVerbosity = _enum("ProfilingVerbosity", ["LAYER_NAMES_ONLY", "DETAILED"])
@@ -280,12 +281,13 @@ class _Inspector:
             if node.op_type not in {"Conv", "Gemm", "MatMul"}:
                 continue
             kind_of = self._kind(node, quantized, weights)
+            values = "Half" if kind_of == "Int4" else kind_of
             layers.append(
                 {
                     "Name": f"{node.name} + relu",
                     "LayerType": "CaskConvolution",
-                    "Inputs": [self._tensor(node.input[0], kind_of)],
-                    "Outputs": [self._tensor(node.output[0], kind_of)],
+                    "Inputs": [self._tensor(node.input[0], values)],
+                    "Outputs": [self._tensor(node.output[0], values)],
                     "Weights": {"Type": kind_of, "Count": 1},
                     "Metadata": f"[ONNX Layer: {node.name}]\x1e[ONNX Layer: relu]",
                 }
@@ -298,6 +300,8 @@ class _Inspector:
         if node.name in self._vendor.falls_back:
             return "Float"
         weight = node.input[1]
+        if weight in self._four_bit():
+            return "Int4"
         strong = self._vendor.has.strong_typing and record.network_flags is not None
         named = self._vendor.NetworkDefinitionCreationFlag
         if strong and record.network_flags & 1 << named.STRONGLY_TYPED:
@@ -307,6 +311,18 @@ class _Inspector:
         if "INT8" in record.flags and (weight in quantized or record.served is not None):
             return "Int8"
         return "Half" if "FP16" in record.flags else "Float"
+
+    def _four_bit(self) -> set[str]:
+        """Return what comes out of 4-bit constants."""
+        graph = self._vendor.record.graph
+        assert graph is not None
+        kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+        return {
+            output
+            for node in graph.node
+            if kinds.get(node.input[0]) == onnx.TensorProto.INT4
+            for output in node.output
+        }
 
     def _tensor(self, name: str, kind: str) -> dict[str, Any]:
         if self._vendor.record.profiles and self.execution_context is None:

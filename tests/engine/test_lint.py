@@ -151,7 +151,7 @@ def test_engine_of_onnxruntime_is_refused_for_its_integer_operators(
         (12, ORIN, "error"),
         (18, ORIN, "error"),
         (14, NANO, "error"),
-        (20, NEWER, "error"),
+        (22, NEWER, "error"),
     ],
 )
 def test_opset_that_the_oldest_library_does_not_read(broken, opset, profile, severity):
@@ -160,7 +160,7 @@ def test_opset_that_the_oldest_library_does_not_read(broken, opset, profile, sev
 
 
 @pytest.mark.parametrize(
-    ("opset", "profile"), [(17, ORIN), (13, NANO), (18, NEWER), (19, THOR), (26, RTX)]
+    ("opset", "profile"), [(17, ORIN), (13, NANO), (21, NEWER), (21, THOR), (26, RTX)]
 )
 def test_opset_that_is_read(broken, opset, profile):
     set_opset(broken, opset)

@@ -49,9 +49,9 @@ class Gpu:
         graphs: stands for `GraphApi`.
     """
 
-    def __init__(self, *, integrated=False, count=1, compute_capability=(8, 6)):
+    def __init__(self, *, integrated=False, count=1, compute_capability=(8, 6), l2_bytes=0):
         self.events, self.fail, self.memory, self.addresses = [], {}, {}, 0x7000
-        self.integrated, self.count = integrated, count
+        self.integrated, self.count, self.l2_bytes = integrated, count, l2_bytes
         self.compute_capability = compute_capability
         self.capturing = None
         self.active = 0
@@ -91,13 +91,17 @@ class Driver:
     """Stands for `pycuda.driver`."""
 
     Error, MemoryError = CudaError, CudaMemoryError
-    device_attribute = types.SimpleNamespace(INTEGRATED="INTEGRATED")
+    device_attribute = types.SimpleNamespace(INTEGRATED="INTEGRATED", L2_CACHE_SIZE="L2_CACHE_SIZE")
     host_alloc_flags = types.SimpleNamespace(DEVICEMAP=2)
 
     def __init__(self, gpu):
         self._gpu = gpu
         self.Device = functools.partial(Device, gpu)
         self.Device.count = lambda: gpu.count
+        self.Context = types.SimpleNamespace(
+            get_device=lambda: Device(gpu, 0, known=True),
+            synchronize=lambda: gpu.happened("synchronize device"),
+        )
 
     def init(self):
         self._gpu.happened("init")
@@ -111,6 +115,11 @@ class Driver:
     def pagelocked_empty(self, size, dtype, mem_flags=0):
         assert dtype is np.uint8
         return np.asarray(Memory(self._gpu, size, "mapped" if mem_flags == 2 else "pinned"))
+
+    def memset_d8(self, device, value, size):
+        assert self._gpu.active, "no active CUDA context"
+        self._gpu.happened(f"set {size}")
+        device.bytes[:size] = value
 
     def memcpy_htod_async(self, device, host, stream):
         def copy():
@@ -128,9 +137,10 @@ class Driver:
 class Device:
     """Stands for `pycuda.driver.Device`."""
 
-    def __init__(self, gpu, index):
+    def __init__(self, gpu, index, *, known=False):
         self._gpu = gpu
-        gpu.happened(f"device {index}")
+        if not known:
+            gpu.happened(f"device {index}")
 
     def name(self):
         return "Stand-in"
@@ -139,7 +149,8 @@ class Device:
         return self._gpu.compute_capability
 
     def get_attribute(self, attribute):
-        return int(self._gpu.integrated) if attribute == "INTEGRATED" else None
+        values = {"INTEGRATED": int(self._gpu.integrated), "L2_CACHE_SIZE": self._gpu.l2_bytes}
+        return values.get(attribute)
 
     def retain_primary_context(self):
         self._gpu.happened("retain cuda context")

@@ -6,10 +6,11 @@ from alexnet_edge.engine.profile import Profile
 from alexnet_edge.engine.versions import Version, format_version
 
 _LARGEST_OPSETS: tuple[tuple[Version, int], ...] = (
-    ((8,), 13), ((8, 5), 17), ((9,), 19), ((10, 15), 24),
+    ((8,), 13), ((8, 5), 17), ((9,), 19), ((10,), 21), ((10, 15), 24),
 )  # fmt: skip
-"""From that release on, as onnx-tensorrt's docs/operators.md says (8.0, 8.2, 8.5, 8.6, 9.2, 10.15);
-releases between are not known to read less than the one before."""
+"""From that release on, as onnx-tensorrt's docs/operators.md says (8.0, 8.2, 8.5, 8.6, 9.2, 10.15),
+and its changelog of 10.0, whose INT4 is of opset 21; releases between are not known to read less
+than the one before."""
 
 
 def largest_opset(profile: Profile) -> int | None:

@@ -18,11 +18,14 @@ def find_float_layers(view: GraphView, profile: Profile) -> Iterator[Finding]:
     """In a quantized graph, a layer whose input or weight is not quantized stays in float.
 
     Source: Q/DQ guide, placement: quantize all inputs of weighted operations. Layers that were
-    spared on purpose are found too: a warning is no verdict.
+    spared on purpose are found too: a warning is no verdict. Behind 4-bit weights the input is
+    float: there are no others.
     """
     if not view.quantized:
         return
     for layer in view.layers:
+        if layer.weight.data_type in {onnx.TensorProto.INT4, onnx.TensorProto.UINT4}:
+            continue
         missing = [
             what
             for what, node in (("input", layer.activation_dq), ("weight", layer.weight_dq))

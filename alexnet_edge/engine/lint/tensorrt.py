@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import onnx
 
+from alexnet_edge.engine.lint.blocks import BLOCK_RULES, FOUR_BIT
 from alexnet_edge.engine.lint.library import is_from, largest_opset, oldest
 from alexnet_edge.engine.lint.placement import PLACEMENT_RULES
 from alexnet_edge.engine.lint.qdq import PARAMETER_RULES, REBUILD
@@ -19,6 +20,7 @@ from alexnet_edge.engine.lint.view import (
     ERROR,
     GRAPH,
     WARNING,
+    WEIGHT,
     Finding,
     GraphView,
     Rule,
@@ -33,7 +35,7 @@ _Type = onnx.TensorProto
 
 _INTEGER_OPERATORS = frozenset(
     ("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger",
-     "MatMulIntegerToFloat", "DynamicQuantizeLinear")
+     "MatMulIntegerToFloat", "MatMulNBits", "DynamicQuantizeLinear")
 )  # fmt: skip
 
 
@@ -60,6 +62,8 @@ def find_wrong_opset(view: GraphView, profile: Profile) -> Iterator[Finding]:
 
 def find_untaken_precisions(view: GraphView, profile: Profile) -> Iterator[Finding]:
     """The graph holds no precision that the profile has no use for.
+
+    4-bit weights have a rule of their own: what takes them is not the board but the library.
 
     Source: the profile.
     """
@@ -117,6 +121,7 @@ TENSORRT_RULES: tuple[Rule, ...] = (
     find_integer_operators,
     find_uint8_images,
     *PARAMETER_RULES,
+    *BLOCK_RULES,
     *PLACEMENT_RULES,
 )
 
@@ -125,7 +130,8 @@ def _typed(view: GraphView) -> Iterator[tuple[str, int]]:
     """Yield where element types are that make a precision: Q/DQ, casts, inputs and weights."""
     for node in view.quantizers:
         kind = view.element_type(node.input[2]) if len(node.input) > 2 else None
-        if kind is not None and view.role(node) != BIAS:
+        role = view.role(node)
+        if kind is not None and role != BIAS and not (role == WEIGHT and kind in FOUR_BIT):
             yield label(node), kind
     for node in view.nodes:
         if node.op_type == "Cast":
@@ -136,4 +142,5 @@ def _typed(view: GraphView) -> Iterator[tuple[str, int]]:
         if value.type.tensor_type.elem_type in {_Type.FLOAT16, _Type.BFLOAT16}:
             yield value.name, value.type.tensor_type.elem_type
     for layer in view.layers:
-        yield label(layer.node), layer.weight.data_type
+        if layer.weight.data_type not in FOUR_BIT:
+            yield label(layer.node), layer.weight.data_type

@@ -1,0 +1,60 @@
+"""`alexnet-edge report`: one self-contained page from any set of results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(short_help="One page from any set of results.")(report)
+
+
+def report(
+    results: Annotated[
+        list[Path],
+        typer.Argument(metavar="RESULT.json", help="Of any command's --json; tables; manifests."),
+    ],
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The same as Markdown, for a pull request.")
+    ] = None,
+    history: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What compare --history wrote, to plot.")
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Where parity's images are (default: where they were)."),
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Of the page.")] = None,
+) -> None:
+    """Write one HTML page that needs no network: the answer first, then everything measured.
+
+    Example: alexnet-edge report bench.json parity.json
+    """
+    from alexnet_edge.artifacts import write_bytes
+    from alexnet_edge.errors import InputError
+    from alexnet_edge.report import ReportSettings, make_page, render_html, render_markdown
+
+    read = {path.resolve() for path in (*results, *([history] if history else []))}
+    outputs = [path.resolve() for path in (out, markdown) if path is not None]
+    if read & set(outputs) or len(set(outputs)) < len(outputs):
+        raise InputError(
+            f"{out}: would be written over a result, or over the other page",
+            hint="give --out and --markdown names of their own",
+        )
+    page = make_page(results, ReportSettings(title, history, images))
+    written = {out: render_html(page)}
+    if markdown is not None:
+        written[markdown] = render_markdown(page)
+    for path, text in written.items():
+        write_bytes(path, text.encode())
+    for caution in page.cautions:
+        typer.echo(f"not a valid measurement: {caution.about.text}", err=True)
+    for answer in page.answers:
+        typer.echo("".join(part if isinstance(part, str) else part.text for part in answer))
+    for path, text in written.items():
+        typer.echo(f"{path}: {len(text.encode()) / 1e3:.0f} kB")

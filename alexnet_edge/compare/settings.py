@@ -1,0 +1,145 @@
+"""What two runs have unlike, and whether that forbids comparing them.
+
+The machine, the scenario, the settings of the runtime, the input and the model must be alike; the
+versions of packages, the engine and its precision may be the very thing that is compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from alexnet_edge.results_files.rows import BenchRow, ParityRow, base_name
+
+_SCENARIO = ("name", "loop", "timed", "arrivals", "rate_qps", "images_per_query")
+_LENGTH_OF_RUN = ("duration_s", "min_samples", "warmup_s", "seed", "interleaved")
+"""Of a scenario: what must be alike, and what makes figures no more than surer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """Something that the two have unlike.
+
+    Attributes:
+        field: what.
+        first, second: as each has it; None where a file, of an older version, does not say.
+        refuses: whether figures must not be compared because of it.
+        where: the row; empty for the run.
+    """
+
+    field: str
+    first: Any
+    second: Any
+    refuses: bool
+    where: str = ""
+
+    def __str__(self) -> str:
+        where = f" of {self.where}" if self.where else ""
+        return f"{self.field}{where}: {show_value(self.first)}, {show_value(self.second)}"
+
+
+def bench_differences(first: BenchRow, second: BenchRow) -> list[Difference]:
+    """Return what two rows of bench, and their runs, have unlike."""
+    found = _unlike(_machine(first.environment), _machine(second.environment), "machine", True)
+    found += _unlike(_scenario(first, _SCENARIO), _scenario(second, _SCENARIO), "scenario", True)
+    lengths = [_scenario(row, _LENGTH_OF_RUN) for row in (first, second)]
+    found += _unlike(lengths[0], lengths[1], "scenario", False)
+    found += _unlike(_versions(first.environment), _versions(second.environment), "", False)
+    where = first.label
+    settings = [_flat(row.settings) for row in (first, second)]
+    found += _unlike(settings[0], settings[1], "settings", True, where)
+    rows = [
+        {"batch": row.batch, "cache": row.cache, "input": row.raw.get("input"),
+         "images per query": row.raw.get("images_per_query"),
+         "model_sha256": row.raw.get("model_sha256")}
+        for row in (first, second)
+    ]  # fmt: skip
+    found += _unlike(rows[0], rows[1], "", True, where)
+    names = [
+        {"engine": row.engine, "runtime": row.runtime, "precision": row.precision}
+        for row in (first, second)
+    ]
+    return found + _unlike(names[0], names[1], "", False, where)
+
+
+def parity_differences(first: ParityRow, second: ParityRow) -> list[Difference]:
+    """Return what two parity results have unlike; accuracy does not depend on the machine."""
+    where = first.label
+    judged, named = [], []
+    for row in (first, second):
+        raw = row.raw
+        judged.append(
+            {"images": row.images, "labelled": row.labelled,
+             "images_sha256": raw.get("images_sha256"),
+             "images_name": _folder(raw.get("images_name")),
+             "reference_sha256": raw.get("reference_sha256"),
+             "reference top-1": row.accuracy("reference"),
+             "model_sha256": raw.get("model_sha256")}
+        )  # fmt: skip
+        named.append(
+            {"engine": row.engine, "reference": row.reference, "margin_pp": raw["margin_pp"],
+             **_versions(raw.get("environment") or {})}
+        )  # fmt: skip
+    if judged[0]["images_sha256"] and judged[0]["images_sha256"] == judged[1]["images_sha256"]:
+        for side in judged:  # the same images, from wherever they were read
+            del side["images_name"]
+    return _unlike(judged[0], judged[1], "", True, where) + _unlike(
+        named[0], named[1], "", False, where
+    )
+
+
+def _unlike(
+    first: Mapping[str, Any], second: Mapping[str, Any], group: str, refuses: bool, where: str = ""
+) -> list[Difference]:
+    """Compare two mappings; what one of them does not state is noted and refuses nothing."""
+    found = []
+    for key in sorted({*first, *second}):
+        values = first.get(key), second.get(key)
+        if values[0] != values[1]:
+            field = f"{group} {key}" if group else key
+            stated = None not in values
+            found.append(Difference(field, *values, refuses and stated, where))
+    return found
+
+
+def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
+    names = [gpu.get("name") for gpu in environment["gpus"]] if "gpus" in environment else None
+    machine = {key: environment.get(key) for key in ("cpu", "cores", "board")}
+    if "board" in environment:
+        machine["board"] = environment["board"] or "a PC"
+    return machine | {"gpus": names}
+
+
+def _scenario(row: BenchRow, keys: Sequence[str]) -> dict[str, Any]:
+    return {key: row.scenario.get(key) for key in keys}
+
+
+def _versions(environment: Mapping[str, Any]) -> dict[str, Any]:
+    packages = environment.get("packages") or {}
+    system = {key: environment.get(key) for key in ("os", "python")}
+    return system | {f"{name} (package)": version for name, version in packages.items()}
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _folder(name: str | None) -> str | None:
+    return None if name is None else base_name(str(name).rstrip("/\\"))
+
+
+def show_value(value: Any) -> str:
+    """Return a setting as text; a hash is cut to the 12 digits that tell it apart."""
+    if value is None:
+        return "not stated"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    text = str(value)
+    return text[:12] if len(text) == 64 else text

@@ -1,0 +1,138 @@
+"""Figures over time, from the history that `compare --history` keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from alexnet_edge.report import numbers, plots
+from alexnet_edge.report.answer import FLAGS
+from alexnet_edge.report.page import BAD, NOTHING, Block, Cell, Figure, Section, Table
+from alexnet_edge.report.page import name as name_cell
+from alexnet_edge.results_files import HistoryEntry
+
+_HISTORY_AXES = (
+    ("p50_ms", "median latency, ms"), ("top1", "top-1, %"), ("size_bytes", "size, MB"),
+)  # fmt: skip
+
+
+def make_history(entries: Sequence[HistoryEntry]) -> Section | None:
+    """Return figures over time, or None without a history.
+
+    A line joins runs of one engine on one machine at the same batch size, scenario and cache.
+    """
+    if not entries:
+        return None
+    blocks: list[Block] = []
+    lines = _history_lines(entries)
+    for figure, axis in _HISTORY_AXES:
+        known = list(lines.get(figure, {}).items())
+        if known and len(entries) > 1:
+            left = len(known) - plots.MOST_SERIES
+            more = f" {left} more lines are in the table alone." if left > 0 else ""
+            blocks.append(_history_figure(figure, axis, known[: plots.MOST_SERIES], more))
+    blocks.append(_history_table(entries))
+    return Section("history", "History", tuple(blocks))
+
+
+_Lines = dict[str, dict[str, list[tuple[int, float]]]]
+
+
+def _history_lines(entries: Sequence[HistoryEntry]) -> _Lines:
+    """Return for each figure its lines, of each engine at its smallest batch size."""
+    machines = {_machine(entry) for entry in entries if entry.kind == "bench"}
+    smallest: dict[str, int] = {}
+    for entry in entries:
+        for row in entry.rows:
+            engine, batch = str(row.get("engine")), _batch(row)
+            smallest[engine] = min(batch, smallest.get(engine, batch))
+    lines: _Lines = {}
+    for at, entry in enumerate(entries, start=1):
+        for row in entry.rows:
+            if entry.kind == "bench" and _batch(row) > smallest[str(row.get("engine"))]:
+                continue
+            label = _line_name(entry, row, with_machine=len(machines) > 1)
+            for figure, value in row["figures"].items():
+                if value is not None:
+                    lines.setdefault(figure, {}).setdefault(label, []).append((at, value))
+    return lines
+
+
+def _batch(row: Mapping[str, Any]) -> int:
+    batch = row.get("batch")
+    return batch if isinstance(batch, int) else 1
+
+
+def _history_figure(
+    figure: str, axis: str, drawn: Sequence[tuple[str, list[tuple[int, float]]]], more: str
+) -> Figure:
+    scale = {"size_bytes": 1e-6, "top1": 100.0}.get(figure, 1.0)
+    series = [
+        plots.Series(label, tuple(float(x) for x, _ in points), tuple(scale * y for _, y in points))
+        for label, points in drawn
+    ]
+    count = max(int(x) for line in series for x in line.x)
+    step = -(-count // 8)
+    ticks = tuple(float(x) for x in range(1, count + 1, step))
+    svg = plots.plot_lines(
+        f"history-{figure}", series, plots.Axis("run", ticks=ticks), plots.Axis(axis)
+    )
+    told = "; ".join(
+        f"{line.name}: {numbers.significant(line.y[0])} at first, "
+        f"{numbers.significant(line.y[-1])} at last"
+        for line in series
+    )
+    return Figure(
+        svg,
+        f"{axis} over the runs of the history. {told}.",
+        f"{axis[:1].upper()}{axis[1:]} over time, each engine at its smallest batch size; "
+        f"runs are numbered as in the table.{more}",
+    )
+
+
+def _history_table(entries: Sequence[HistoryEntry]) -> Table:
+    listing = []
+    for at, entry in enumerate(entries, start=1):
+        for row in entry.rows:
+            figures = row["figures"]
+
+            def cell(key: str, show: Any, figures: dict[str, Any] = figures) -> Cell:
+                value = figures.get(key)
+                return NOTHING if value is None else Cell(show(value), value)
+
+            invalid = row.get("valid") is False
+            listing.append((
+                Cell(str(at)), Cell(entry.date[:16].replace("T", " "), is_name=True),
+                name_cell(row["label"]), cell("p50_ms", numbers.significant),
+                cell("p99_ms", numbers.significant), cell("throughput_ips", numbers.significant),
+                cell("size_bytes", numbers.megabytes), cell("top1", numbers.percent),
+                cell("drop_pp", numbers.points),
+                Cell("not valid", flag=BAD) if invalid else _told_verdict(row),
+            ))  # fmt: skip
+    return Table(
+        "Runs, the oldest first",
+        ("Run", "Date (UTC)", "What", "p50 ms", "p99 ms", "Images/s", "Size", "Top-1", "Drop",
+         "Verdict"),
+        tuple(listing),
+    )  # fmt: skip
+
+
+def _told_verdict(row: Mapping[str, Any]) -> Cell:
+    verdict = row.get("verdict")
+    return NOTHING if verdict is None else Cell(str(verdict), flag=FLAGS.get(str(verdict), ""))
+
+
+def _machine(entry: HistoryEntry) -> str:
+    gpus = entry.machine.get("gpus") or []
+    return str((gpus or [entry.machine.get("cpu") or "unknown machine"])[0])
+
+
+def _line_name(entry: HistoryEntry, row: Any, *, with_machine: bool) -> str:
+    parts = [str(row["label"])]
+    if row.get("cache") not in {None, "warm"}:
+        parts.append(str(row["cache"]))
+    if row.get("scenario") not in {None, "single-stream"}:
+        parts.append(str(row["scenario"]))
+    if entry.kind == "bench" and with_machine:
+        parts.append(_machine(entry))
+    return ", ".join(parts)

@@ -1,0 +1,215 @@
+"""4-bit fully connected layers beside INT8, ours and the peers', interleaved in one run.
+
+    make bench-below-int8                   # about 20 minutes on two cores; needs `make signs`
+    python benchmarks/below_int8.py --rounds 8
+
+Size and latency: AlexNet at full size (62,378,344 parameters, 1,000 classes, random weights) as
+INT8 by ONNX Runtime's `quantize_static` and by OpenVINO with NNCF, and ours as INT8 and as INT8
+with 4-bit fully connected layers; in turns of half a second, by processes that sleep meanwhile (see
+`turns.py`). The floor is what `alexnet-edge bench` finds for the machine. Accuracy: the network
+that `make signs` trained, 256 training images, judged on the validation images by
+`alexnet-edge parity`. The same graph is built for TensorRT-RTX, and its manifest read.
+
+Results go to benchmarks/results/below_int8.json and the README's table; the last lines compare them
+with the targets, and the exit code is 1 if one is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from measuring import COMMAND, DATA, LIST, ROOT, conclude, run_process
+from turns import Contender, Worker, ratio_of, summarize, take_turns
+
+from alexnet_edge.machine import environment, usable_cores
+from calibration import judge_engine, link_photos, make_model
+
+QUANTIZERS = str(ROOT / "benchmarks/calibration_peers.py")
+INT8, W4 = "alexnet-edge INT8", "alexnet-edge INT8, 4-bit FC"
+PEERS = {
+    "ONNX Runtime INT8": ("ort-minmax", "onnxruntime", ".onnx"),
+    "ONNX Runtime INT8, UINT8 and per channel": ("ort-minmax-u8", "onnxruntime", ".onnx"),
+    "OpenVINO and NNCF INT8": ("nncf-openvino", "openvino", ".xml"),
+}
+BATCHES = (1, 8)
+FC = ("classifier.1", "classifier.4", "classifier.6")
+
+
+def build_all(folder: Path) -> list[Contender]:
+    """Build every contender of the full-size network on 64 photos."""
+    model = folder / "alexnet.onnx"
+    if not model.exists():
+        make_model(model)
+    images = link_photos(folder / "photos", 64)
+    run_process([*COMMAND, "calibrate", "--images", str(images)], folder=folder)
+    for options in (["--int8"], ["--int8", "--int4-fc"]):
+        run_process([*COMMAND, "build", *options], folder=folder)
+    found = []
+    for name, (method, runtime, suffix) in PEERS.items():
+        out = folder / f"{method}.onnx"
+        run_process(
+            [sys.executable, QUANTIZERS, method, str(model), str(images), str(out)], folder=folder
+        )
+        found.append(Contender(name, runtime, out.with_suffix(suffix)))
+    return [
+        *found,
+        Contender(INT8, "alexnet-edge", folder / "alexnet.int8.onnx"),
+        Contender(W4, "alexnet-edge", folder / "alexnet.int8-int4fc.onnx"),
+    ]
+
+
+def measure_latency(found: list[Contender], rounds: int) -> dict[str, dict[str, Any]]:
+    workers = [Worker(one, usable_cores()) for one in found]
+    rows: dict[str, dict[str, Any]] = {
+        one.name: {
+            "size_bytes": sum(
+                path.stat().st_size
+                for path in {one.path, one.path.with_suffix(".bin")}
+                if path.exists()
+            ),
+            "latency": {},
+        }
+        for one in found
+    }
+    for batch in BATCHES:
+        turns = take_turns(workers, batch=batch, rounds=rounds, seconds=0.5)
+        for name, values in turns.items():
+            rows[name]["latency"][str(batch)] = summarize(values)
+            print(f"batch {batch}, {name}: {rows[name]['latency'][str(batch)]}", flush=True)
+    for worker in workers:
+        worker.close()
+    return rows
+
+
+def find_floors(folder: Path, found: list[Contender]) -> dict[str, Any]:
+    """Return what `bench` says that this machine could do for each of our engines."""
+    ours = [one for one in found if one.runtime == "alexnet-edge"]
+    report = folder / "floor.json"
+    run_process(
+        [*COMMAND, "bench", *(one.path.name for one in ours), "--json", str(report)], folder=folder
+    )
+    rows = json.loads(report.read_text())["engines"]
+    return {one.name: row["floor"] for one, row in zip(ours, rows, strict=True)}
+
+
+def measure_accuracy(folder: Path, checkpoint: Path) -> dict[str, Any]:
+    """Build the trained network in both ways, and judge each on the validation images."""
+    folder.mkdir(exist_ok=True)
+    run_process([*COMMAND, "export", str(checkpoint), "--out", "alexnet.onnx"], folder=folder)
+    images = str(DATA / "signs/train")
+    run_process(
+        [*COMMAND, "calibrate", "--images", images, "--image-list", str(LIST)], folder=folder
+    )
+    found = {}
+    for name, asked, engine in (
+        (INT8, ["--int8"], "alexnet.int8.onnx"),
+        (W4, ["--int8", "--int4-fc"], "alexnet.int8-int4fc.onnx"),
+    ):
+        run_process([*COMMAND, "build", *asked], folder=folder)
+        found[name] = judge_engine(folder, engine)
+        found[name]["size_bytes"] = (folder / engine).stat().st_size
+        options = json.loads((folder / f"{engine}.json").read_text())["options"]
+        found[name]["options"] = {key: value for key, value in options.items() if "int4" in key}
+    return found
+
+
+def build_rtx(folder: Path) -> dict[str, Any]:
+    """Build the full-size network for TensorRT-RTX; return size and the layers it has."""
+    out = "alexnet.int8-int4fc.rtx.engine"
+    run_process(
+        [*COMMAND, "build", "--int8", "--int4-fc", "--runtime", "tensorrt-rtx", "--out", out],
+        folder=folder,
+    )
+    manifest = json.loads((folder / f"{out}.json").read_text())
+    return {"size_bytes": (folder / out).stat().st_size, "layers": manifest["layers"]}
+
+
+def judge(result: dict[str, Any]) -> list[tuple[str, str, bool]]:
+    """Return each target: what it is, the figure seen, whether it is reached."""
+    rows = result["contenders"]
+
+    def turns(name: str) -> list[float]:
+        values: list[float] = rows[name]["latency"]["1"]["turns_ms"]
+        return values
+
+    best = min(PEERS, key=lambda name: statistics.median(turns(name)))
+    beside = ratio_of(turns(W4), turns(best))
+    efficiency = statistics.median(turns(W4)) / result["floors"][W4]["floor_ms"]
+    size = rows[W4]["size_bytes"]
+    mine = result["accuracy"][W4]
+    layers = {layer["name"]: layer["precision"] for layer in result["rtx"]["layers"]}
+    in_four = [name for name in FC if layers.get(name) == "int4"]
+    return [
+        ("at most 36 MB", f"{size / 1e6:.1f} MB", size <= 36e6),
+        (f"batch 1 at most 0.75 of the best peer's INT8 ({best})",
+         f"{beside:.2f}", beside <= 0.75),
+        ("batch 1 within 1.2 of its own floor", f"{efficiency:.2f}", efficiency <= 1.2),
+        ("top-1 loss at most 0.25 pp", f"{mine['drop_pp']:+.2f} pp", mine["drop_pp"] <= 0.25),
+        ("agreement at least 98.5 %", f"{mine['agreement']:.2%}", mine["agreement"] >= 0.985),
+        ("TensorRT-RTX's fully connected layers in 4 bits",
+         f"{len(in_four)} of {len(FC)}", len(in_four) == len(FC)),
+    ]  # fmt: skip
+
+
+def render(result: dict[str, Any]) -> str:
+    """Return the README's tables."""
+    rows, where = result["contenders"], result["environment"]
+    lines = ["| AlexNet at full size | MB | batch 1, ms | images/s at 8 |", "|---|---|---|---|"]
+    for name, row in rows.items():
+        one, eight = row["latency"]["1"], row["latency"]["8"]
+        low, high = one["quartiles_ms"]
+        lines.append(
+            f"| {name} | {row['size_bytes'] / 1e6:.1f} | {one['p50_ms']:.2f} ({low:.2f}–{high:.2f})"
+            f" | {8000 / eight['p50_ms']:.0f} |"
+        )
+    accuracy = result["accuracy"]
+    lines += ["", f"| trained on signs, judged on {accuracy[W4]['images']} | MB | logit SQNR "
+              "| agreement | top-1 drop |", "|---|---|---|---|---|"]  # fmt: skip
+    lines += [
+        f"| {name} | {row['size_bytes'] / 1e6:.1f} | {row['logit_sqnr_db']:.1f} dB "
+        f"| {row['agreement']:.2%} | {row['drop_pp']:+.2f} pp |"
+        for name, row in accuracy.items()
+    ]
+    floors = ", ".join(
+        f"{floor['floor_ms']:.2f} ms for {name}" for name, floor in result["floors"].items()
+    )
+    lines += [
+        "",
+        f"Medians of {result['rounds']} turns of each (in brackets the middle half of them). The "
+        f"machine's floor at batch 1: {floors}. For TensorRT-RTX the same graph is "
+        f"{result['rtx']['size_bytes'] / 1e6:.1f} MB. {where['cpu']}, {where['cores']} cores; "
+        f"{where['date'][:10]}.",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=Path, default=ROOT / "build/below-int8")
+    parser.add_argument("--signs", type=Path, default=ROOT / "build/signs")
+    parser.add_argument("--rounds", type=int, default=12)
+    options = parser.parse_args()
+    checkpoint = (options.signs / "alexnet.pt").resolve()
+    if not checkpoint.exists():
+        sys.exit(f"{checkpoint}: no such file; train it first: make signs")
+    folder = options.workdir.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    found = build_all(folder)
+    result: dict[str, Any] = {
+        "environment": environment(),
+        "rounds": options.rounds,
+        "contenders": measure_latency(found, options.rounds),
+        "floors": find_floors(folder, found),
+        "accuracy": measure_accuracy(folder / "signs", checkpoint),
+        "rtx": build_rtx(folder),
+    }
+    conclude("below_int8", result, judge(result), render(result))
+
+
+if __name__ == "__main__":
+    main()

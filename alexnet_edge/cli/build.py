@@ -73,6 +73,14 @@ def build(
             metavar="PP", min=0, help="Spare the fewest layers that keep top-1 on --images within."
         ),
     ] = None,
+    smallest: Annotated[
+        bool,
+        typer.Option("--smallest", help="With --max-drop: of every way to build, the smallest."),
+    ] = False,
+    fastest: Annotated[
+        bool,
+        typer.Option("--fastest", help="Likewise the fastest at batch 1, measured here."),
+    ] = False,
     cache: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Ranges of a TensorRT calibration cache, unchecked."),
@@ -156,6 +164,11 @@ def build(
     )  # fmt: skip
     precision = _precision(fp32=fp32, fp16=fp16, int8=int8)
     int4 = _int4_settings(int4_fc=int4_fc, block=int4_block, rounding=int4_rounding)
+    by = None
+    if smallest or fastest:
+        named = (fp32, fp16, int8, int4_fc, bool(spare), sparse, dry_run, smallest and fastest)
+        by = _what_to_choose_by(smallest=smallest, contradicted=any(named))
+        precision = "int8"
     _require_sense(source, precision, max_drop, sparse=sparse, int4=int4 is not None)
     board = load_profile(profile) if profile is not None else None
     settings = BuildSettings(
@@ -174,13 +187,16 @@ def build(
             fp16_rest, sparse, version_compatible, optimization_level, timing_cache, dla_core
         ),
     )
+    if by is not None:
+        settings = _pick(output, source, settings, classes, max_drop=max_drop, by=by)
+        int4, max_drop = settings.int4, None
     engine = out or default_out(model, settings)
     if dry_run:
         _show_plan(output, source, engine, settings, max_drop)
         return
     names = read_classes(classes) if classes else None
     ranges: dict[str, Any] = {}
-    if precision == "int8":
+    if settings.precision == "int8":
         measured = engine.with_name(f"{engine.name}.table.json")
         ranges = source.open(output, measured, settings.dialect)
     if max_drop is not None and ranges:
@@ -249,6 +265,45 @@ def _int4_settings(
             raise typer.BadParameter("--int4-block and --int4-rounding are for --int4-fc")
         return None
     return Int4Settings(DEFAULT_BLOCK if block is None else block, rounding or AUTO)
+
+
+def _what_to_choose_by(*, smallest: bool, contradicted: bool) -> str:
+    if contradicted:
+        raise typer.BadParameter(
+            "--smallest or --fastest choose the precision: no --fp32, --fp16, --int8, --int4-fc, "
+            "--spare, --sparse or --dry-run with them, and one of the two"
+        )
+    return "size" if smallest else "latency"
+
+
+def _pick(
+    output: Output,
+    source: RangeSource,
+    settings: BuildSettings,
+    classes: Path | None,
+    *,
+    max_drop: float | None,
+    by: str,
+) -> BuildSettings:
+    """Measure every way to build for the target; return the settings of the best within bound."""
+    from alexnet_edge.cli.pareto import run_pareto, show_pareto
+    from alexnet_edge.pareto import choose_point
+
+    if max_drop is None:
+        raise typer.BadParameter("--smallest and --fastest need --max-drop PP and --images DIR")
+    found, candidates = run_pareto(output, source, settings, classes)
+    show_pareto(output, found)
+    point = choose_point(found, max_drop_pp=max_drop, by=by)
+    chosen = next(one for one in candidates if one.name == point.name)
+    output.say(
+        f"chosen by {by}: {point.name}; top-1 falls by {point.drop_pp:.2f} pp on {found.images} "
+        f"images (at most {max_drop:g} asked for)"
+    )
+    judgement = {
+        "chosen_by": by, "max_drop_pp": max_drop, "drop_pp": point.drop_pp,
+        "images": found.images, "candidate": point.name,
+    }  # fmt: skip
+    return dataclasses.replace(chosen.settings, judgement=judgement)
 
 
 def _require_sense(

@@ -19,7 +19,8 @@ from alexnet_edge.cli._shared import (
 )
 
 if TYPE_CHECKING:
-    from alexnet_edge.pareto import Pareto
+    from alexnet_edge.engine.build import BuildSettings
+    from alexnet_edge.pareto import Candidate, Pareto
 
 
 def register(app: typer.Typer) -> None:
@@ -60,6 +61,7 @@ def pareto(
 
     Example: alexnet-edge pareto alexnet.onnx --images photos/val
     """
+    from alexnet_edge.engine.build import BuildSettings
     from alexnet_edge.errors import InputError
 
     output = Output(json)
@@ -71,9 +73,9 @@ def pareto(
         model, table, images, recipe=recipe, preprocess=preprocessing.alone(),
         any_versions=any_versions, judged=True,
     )  # fmt: skip
-    found = run_pareto(
-        output, source, runtime, classes, max_images=max_images, duration_s=duration,
-        threads=threads,
+    found, _ = run_pareto(
+        output, source, BuildSettings("int8", runtime, any_versions=any_versions), classes,
+        max_images=max_images, duration_s=duration, threads=threads,
     )  # fmt: skip
     show_pareto(output, found)
     output.finish(found)
@@ -82,38 +84,37 @@ def pareto(
 def run_pareto(
     output: Output,
     source: RangeSource,
-    runtime: str,
+    build: BuildSettings,
     classes: Path | None,
     *,
     max_images: int | None = 512,
     duration_s: float = 2.0,
     threads: int | None = None,
-) -> Pareto:
-    """Measure with a progress bar."""
+) -> tuple[Pareto, list[Candidate]]:
+    """Measure with a progress bar; return what was found, and the candidates."""
     from alexnet_edge.cli._int4 import find_int4_images
     from alexnet_edge.cli._ranges import default_table
     from alexnet_edge.cli._shared import label_images
     from alexnet_edge.dataset import open_images, read_classes
-    from alexnet_edge.engine.build import BuildSettings
     from alexnet_edge.graph import load_onnx, read_graph
     from alexnet_edge.pareto import ParetoSettings, list_candidates, measure_pareto
     from alexnet_edge.quantize.int4 import Int4Settings
     from alexnet_edge.quantize.layers import prepare, weighted_layers
 
-    build = BuildSettings("int8", runtime, any_versions=source.any_versions)
     names = read_classes(classes) if classes else None
     judged = label_images(open_images(source.images or ""), read_graph(source.model), names)
     ranges = source.open(output, default_table(source.model), build.dialect)
     prepared = prepare(load_onnx(source.model), source.model)
     layers = [layer.name for layer in weighted_layers(prepared, source.model)]
+    candidates = list_candidates(build, layers)
     with progress_bar("measuring") as update:
-        return measure_pareto(
+        found = measure_pareto(
             source.model, ranges, judged.sample(max_images),
-            ParetoSettings(build, duration_s=duration_s, threads=threads),
-            list_candidates(build, layers),
+            ParetoSettings(build, duration_s=duration_s, threads=threads), candidates,
             int4_images=find_int4_images(source, ranges, Int4Settings()),
             on_progress=lambda what, done, total: update(done, total, what),
         )  # fmt: skip
+    return found, candidates
 
 
 def show_pareto(output: Output, found: Pareto) -> None:

@@ -143,7 +143,7 @@ class BuildSettings:
         if self.runtime != "onnxruntime":
             return TENSORRT
         bits = self.weight_bits or (8 if has_vnni() else 7)
-        blocks = self.optimize == LATENCY and self.int4 is None and bits == 8 and _has_blocks()
+        blocks = self.optimize == LATENCY and bits == 8 and _has_blocks()
         return Dialect("cpu", bits, BLOCK if blocks else None)
 
     @property

@@ -28,7 +28,7 @@ from alexnet_edge.errors import (
     UnavailableError,
 )
 from alexnet_edge.export import ExportSettings, export_onnx
-from alexnet_edge.machine import has_vnni
+from alexnet_edge.machine import has_vnni, is_x86
 from alexnet_edge.manifest import load_manifest
 from alexnet_edge.model import load_checkpoint
 from alexnet_edge.quantize.choose import Choice
@@ -182,7 +182,8 @@ def test_graph_without_softmax_builds_to_int8(tiny_checkpoint, tiny_table, tmp_p
 @pytest.mark.parametrize("bits", [7, 8])
 def test_weight_bits_are_recorded_and_kept(tiny_onnx, table, tmp_path, bits):
     out = tmp_path / "engine.onnx"
-    manifest = build_engine(tiny_onnx, out, BuildSettings("int8", weight_bits=bits), table=table)
+    settings = BuildSettings("int8", weight_bits=bits, optimize="throughput")
+    manifest = build_engine(tiny_onnx, out, settings, table=table)
     assert manifest.options["weight_bits"] == bits
     weights = [
         onnx.numpy_helper.to_array(tensor)
@@ -191,6 +192,26 @@ def test_weight_bits_are_recorded_and_kept(tiny_onnx, table, tmp_path, bits):
     ]
     assert len(weights) == 8
     assert {int(np.abs(weight.astype(int)).max()) for weight in weights} == {2 ** (bits - 1) - 1}
+
+
+@pytest.mark.skipif(not (is_x86() and has_vnni()), reason="needs an x86 with VNNI")
+@pytest.mark.parametrize(
+    ("optimize", "linear", "block"),
+    [("latency", "MatMulNBits", 128), ("throughput", "QGemm", None)],
+)
+def test_linear_layers_are_laid_out_for_latency_or_throughput(
+    tiny_onnx, table, tmp_path, optimize, linear, block
+):
+    settings = BuildSettings("int8", optimize=optimize)
+    manifest = build_engine(tiny_onnx, tmp_path / "engine.onnx", settings, table=table)
+    assert [layer.op for layer in manifest.layers] == ["QLinearConv"] * 5 + [linear] * 3
+    assert [layer.precision for layer in manifest.layers] == ["int8"] * 8
+    assert manifest.options["fc_block"] == block
+
+
+def test_another_aim_is_refused():
+    with pytest.raises(BuildError, match="'size'"):
+        BuildSettings("int8", optimize="size")
 
 
 def test_weight_bits_follow_the_cpu_by_default(tiny_onnx, table, tmp_path):

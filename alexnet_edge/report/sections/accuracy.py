@@ -34,7 +34,10 @@ def make_accuracy(sources: Sources, thumbnails: Thumbnails) -> Section | None:
     rows = sources.parity
     if not rows:
         return None
-    blocks: list[Block] = [_verdict_table(sources, rows)]
+    blocks: list[Block] = [
+        _verdict_table(sources, rows),
+        _accuracy_table(sources, rows),
+    ]
     for at, row in enumerate(rows):
         which = "" if len(rows) == 1 else f" ({row.engine})"
         blocks += _power(row, which)
@@ -53,29 +56,45 @@ def _verdict_table(sources: Sources, rows: Sequence[ParityRow]) -> Table:
         bounds = NOTHING
         if interval is not None:
             bounds = Cell(f"{numbers.signed(interval[0])} to {numbers.signed(interval[1])}")
-
-        def cell(show: Any, *path: str, row: ParityRow = row) -> Cell:
-            return sources.parity_cell(row, path, show)
-
         listing.append((
             name(row.engine), Cell(verdict, flag=FLAGS.get(verdict, "")),
-            cell(numbers.points, "drop_pp"), bounds, cell(lambda x: f"{x:g}", "margin_pp"),
-            cell(numbers.percent, "reference", "top1"), cell(numbers.percent, "engine", "top1"),
-            cell(numbers.percent, "reference", "top5"), cell(numbers.percent, "engine", "top5"),
-            cell(numbers.percent, "agreement"),
-            _decibels(cell(numbers.decibels, "logit_sqnr_db"), row.raw, "logit_sqnr_db"),
-            _decibels(cell(numbers.decibels, "sqnr_db"), row.raw, "sqnr_db"),
-            cell(numbers.count, "flips", "broken"), cell(numbers.count, "flips", "fixed"),
-            cell(numbers.significant, "mcnemar_p"), cell(numbers.count, "images"),
+            sources.parity_cell(row, ("drop_pp",), numbers.points), bounds,
+            sources.parity_cell(row, ("margin_pp",), lambda x: f"{x:g}"),
+            sources.parity_cell(row, ("flips", "broken"), numbers.count),
+            sources.parity_cell(row, ("flips", "fixed"), numbers.count),
+            sources.parity_cell(row, ("mcnemar_p",), numbers.significant),
+            sources.parity_cell(row, ("images",), numbers.count),
         ))  # fmt: skip
     return Table(
-        "The engine's answers beside the reference's",
-        ("Engine", "Verdict", "Drop", "95 % interval", "Margin pp", "Top-1 reference",
-         "Top-1 engine", "Top-5 reference", "Top-5 engine", "Agreement", "Logit SQNR", "SQNR",
-         "Broken", "Fixed", "McNemar p", "Images"),
+        "The verdict: top-1 lost against the reference",
+        ("Engine", "Verdict", "Drop", "95 % interval", "Margin pp", "Broken", "Fixed", "McNemar p",
+         "Images"),
         tuple(listing),
-        "Drop: top-1 lost, in percentage points; negative where the engine is better. pass: the "
-        "whole interval is within the margin; fail: beyond it; inconclusive: on both sides.",
+        "Drop: in percentage points; negative where the engine is better. pass: the whole interval "
+        "is within the margin; fail: beyond it; inconclusive: on both sides.",
+    )  # fmt: skip
+
+
+def _accuracy_table(sources: Sources, rows: Sequence[ParityRow]) -> Table:
+    listing = []
+    for row in rows:
+        shares = [
+            sources.parity_cell(row, (whose, which), numbers.percent)
+            for which in ("top1", "top5")
+            for whose in ("reference", "engine")
+        ]
+        noises = [
+            _decibels(sources.parity_cell(row, (key,), numbers.decibels), row.raw, key)
+            for key in ("logit_sqnr_db", "sqnr_db")
+        ]
+        agreement = sources.parity_cell(row, ("agreement",), numbers.percent)
+        largest = sources.parity_cell(row, ("max_abs",), numbers.significant)
+        listing.append((name(row.engine), *shares, agreement, *noises, largest))
+    return Table(
+        "The engine's answers beside the reference's",
+        ("Engine", "Top-1 reference", "Top-1 engine", "Top-5 reference", "Top-5 engine",
+         "Agreement", "Logit SQNR", "SQNR", "Largest difference"),
+        tuple(listing),
     )  # fmt: skip
 
 

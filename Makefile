@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check signs bench-calibration bench-peers gpu-check clean
+.PHONY: demo test check signs bench-calibration bench-peers bench-below-int8 \
+  bench-camera gpu-check clean
 
 demo: $(VENV)/.demo            ## the whole chain on bundled data, under four minutes
 	$(BIN)/alexnet-edge demo --workdir demo
@@ -28,6 +29,12 @@ bench-calibration: $(VENV)/.peers  ## benchmarks/calibration.py: beside the peer
 
 bench-peers: $(VENV)/.peers    ## benchmarks/peers.py: INT8 beside the peers'; needs signs
 	$(BIN)/python benchmarks/peers.py
+
+bench-below-int8: $(VENV)/.peers   ## benchmarks/below_int8.py: 4-bit beside INT8; needs signs
+	$(BIN)/python benchmarks/below_int8.py
+
+bench-camera: $(VENV)/.demo    ## benchmarks/camera.py: the loop beside the bare engine; needs signs
+	$(BIN)/python benchmarks/camera.py
 
 gpu-check: $(VENV)/.test       ## benchmarks/gpu_check.py: what an NVIDIA GPU is needed for
 	$(BIN)/python benchmarks/gpu_check.py

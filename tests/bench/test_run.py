@@ -241,7 +241,9 @@ def test_layers_are_those_of_the_engine_and_their_shares_sum_to_one(tiny_int8, t
     settings = BenchSettings(warmup_s=0, duration_s=0.02, min_samples=2, layers=True)
     with open_engine(tiny_int8) as engine, open_engine(tiny_checkpoint) as torch:
         rows = bench([engine, torch], settings).engines
-    for row, ops in zip(rows, ({"QLinearConv", "QGemm"}, {"Conv2d", "Linear"}), strict=True):
+    for row, ops in zip(
+        rows, ({"QLinearConv", "QGemm", "MatMulNBits"}, {"Conv2d", "Linear"}), strict=True
+    ):
         assert sum(layer.share for layer in row.layers) == pytest.approx(1)
         assert all(layer.mean_us >= 0 for layer in row.layers)
         weighted = [layer for layer in row.layers if layer.op in ops]

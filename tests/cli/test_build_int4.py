@@ -44,10 +44,10 @@ def test_4_bit_alone_takes_the_table_s_images_or_a_folder_s(run, folder, digits_
     assert by_table.code == 0, by_table.err
     assert "rounding gptq to 48 images" in by_table.out
     assert "fp32 + 4-bit linear layers" in by_table.out
-    by_folder = run("build", "--int4-fc", "--images", digits_folders / "train", "--out", "b.onnx")
+    by_folder = run("build", "--int4-fc", "--images", digits_folders / "val", "--out", "b.onnx")
     assert by_folder.code == 0, by_folder.err
-    assert "to 150 images" in by_folder.out
-    assert "50 held-out images" in by_folder.out
+    assert "to 75 images" in by_folder.out
+    assert "25 held-out images" in by_folder.out
     assert (folder / "alexnet.int4fc.onnx").exists()
 
 
@@ -95,7 +95,7 @@ def test_a_dry_run_says_which_layers_would_be_4_bit(run, folder):
         (["--int4-fc", "--int4-block", "48"], 1, "--int4-block is 48"),
         (["--int4-fc", "--int4-rounding", "best"], 1, "'best' is unknown"),
         (["--int8", "--int4-fc", "--max-drop", "1", "--images", "x"], 2, "--max-drop chooses"),
-        (["--int4-fc", "--profile", "orin-nx-dla"], 1, "a DLA computes in INT8 and FP16"),
+        (["--int8", "--int4-fc", "--profile", "orin-nx-dla"], 1, "a DLA computes in INT8 and FP16"),
         (["--int4-fc", "--spare", "features.0"], 1, "no layer 'features.0' to spare"),
     ],
 )

@@ -78,11 +78,12 @@ def test_the_same_results_give_the_same_bytes(results):
     assert pages[0] == pages[1]
 
 
-def test_help_loads_no_plotting(results):
+@pytest.mark.parametrize("command", ["report", "compare"])
+def test_help_loads_no_plotting(command):
     probe = (
         "import sys\nfrom alexnet_edge.cli import main\n"
-        "try: main(['report', '--help'])\nexcept SystemExit: pass\n"
-        "assert not {'matplotlib', 'jinja2', 'numpy'} & set(sys.modules)"
+        f"try: main([{command!r}, '--help'])\nexcept SystemExit: pass\n"
+        "assert not {'matplotlib', 'jinja2', 'numpy', 'PIL'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True)
 

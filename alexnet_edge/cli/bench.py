@@ -103,6 +103,12 @@ def bench(
         bool | None,
         typer.Option(help="TensorRT works in host memory (default: where the GPU shares it)."),
     ] = None,
+    spin: Annotated[
+        bool,
+        typer.Option(
+            help="ONNX Runtime's threads spin between inferences: quicker for one engine alone."
+        ),
+    ] = False,
     json: JsonOption = None,
 ) -> None:
     """Measure latency and throughput; several engines take turns in one run.
@@ -132,7 +138,7 @@ def bench(
         target=profile_target,
     )
     options = RuntimeOptions(
-        device, threads, contexts=contexts, cuda_graph=cuda_graph, zero_copy=zero_copy
+        device, threads, contexts=contexts, cuda_graph=cuda_graph, zero_copy=zero_copy, spin=spin
     )
     output = Output(json)
     result = _measure(engines or _find_engines(output), options, settings)

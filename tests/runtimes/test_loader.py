@@ -209,3 +209,11 @@ def test_availability_gives_a_reason_for_what_it_cannot_do(runtime):
     assert bool(found.hint) or found.runs
     assert bool(found.devices) is found.runs
     assert found.version is not None or not (found.builds or found.runs)
+
+
+@pytest.mark.parametrize("spin", [False, True])
+def test_threads_spin_between_runs_where_asked(tiny_onnx, spin):
+    batch = np.zeros((1, 3, 227, 227), np.float32)
+    with open_engine(tiny_onnx, RuntimeOptions(threads=2, spin=spin)) as engine:
+        assert ("between runs" in engine.describe()["spin_wait"]) == spin
+        engine.infer(batch)

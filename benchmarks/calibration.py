@@ -39,6 +39,7 @@ from measuring import (
 from alexnet_edge.machine import environment
 
 EXIT_VERDICT = 3
+RESULTS = ROOT / "benchmarks/results/calibration.json"
 PEERS = str(ROOT / "benchmarks/calibration_peers.py")
 OURS = "alexnet-edge calibrate"
 NAMES = {
@@ -252,6 +253,9 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=ROOT / "build/calibration")
     parser.add_argument("--signs", type=Path, default=ROOT / "build/signs")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--only", choices=("speed", "memory", "accuracy"), help="measure this again, keep the rest"
+    )
     parser.add_argument("--make-model", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.make_model:
@@ -264,10 +268,14 @@ def main() -> None:
         "environment": environment(),
         "versions": peer_versions(),
         "rounds": options.rounds,
-        "speed": measure_speed(workdir, options.rounds),
-        "memory": measure_memory(workdir),
-        "accuracy": measure_accuracy(workdir, options.signs.resolve()),
     }
+    kept = json.loads(RESULTS.read_text(encoding="utf-8")) if options.only else {}
+    for part, measure in {
+        "speed": lambda: measure_speed(workdir, options.rounds),
+        "memory": lambda: measure_memory(workdir),
+        "accuracy": lambda: measure_accuracy(workdir, options.signs.resolve()),
+    }.items():
+        result[part] = measure() if options.only in {None, part} else kept[part]
     return conclude("calibration", result, judge(result), render(result))
 
 

@@ -8,10 +8,6 @@ from typing import TYPE_CHECKING, Any
 from alexnet_edge.cli._ranges import decibels
 from alexnet_edge.cli._shared import Output, new_table
 
-ENOUGH_IMAGES = 512
-"""Of which on 4-bit rounding gains little; `quantize.int4_choice.FIT_IMAGES`, imported by nothing
-that must start fast."""
-
 if TYPE_CHECKING:
     from alexnet_edge.engine.plan import BuildPlan
     from alexnet_edge.manifest import Manifest
@@ -74,6 +70,8 @@ def _name_precision(manifest: Manifest) -> str:
 
 def _show_int4(output: Output, options: Any) -> None:
     """Print how weights were rounded to 4 bits, and by what evidence."""
+    from alexnet_edge.quantize.int4_choice import FIT_IMAGES
+
     if not options.get("int4_fc", False):
         return
     if options["int4_ranking"]:
@@ -91,8 +89,8 @@ def _show_int4(output: Output, options: Any) -> None:
     said = f"4-bit: blocks of {options['int4_block']}, rounding {options['int4_rounding']}"
     if options["int4_rounding"] == "gptq":
         said += f" to {fitted} images"
-        if fitted < ENOUGH_IMAGES:
-            said += f"; up to {ENOUGH_IMAGES} make it closer (calibrate --max-images)"
+        if fitted < FIT_IMAGES:
+            said += f"; up to {FIT_IMAGES} make it closer (calibrate --max-images)"
     output.say(said)
 
 

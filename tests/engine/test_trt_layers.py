@@ -90,6 +90,18 @@ def test_a_layer_is_int8_only_if_both_factors_are(describe, activation, weight, 
     assert read(layers, ["features.0"]) == {"features.0": expected}
 
 
+@pytest.mark.parametrize("describe", [before_11, from_11])
+@pytest.mark.parametrize("activation", ["Half", "Float"])
+def test_a_layer_with_4_bit_weights_is_int4_whatever_it_reads(describe, activation):
+    layers = [describe("classifier.1", [activation], "Int4")]
+    assert read(layers, ["classifier.1"]) == {"classifier.1": "int4"}
+    fused = describe("classifier.1", [activation], op="runtime_fusion")
+    fused["Constants"] = [{"Name": "w", "DataType": "Int4"}, {"Name": "s", "DataType": "Half"}]
+    assert read([fused], ["classifier.1"]) == {"classifier.1": "int4"}
+    unsigned = [describe("classifier.1", [activation], "UInt4")]
+    assert read(unsigned, ["classifier.1"]) == {"classifier.1": "unknown"}
+
+
 def test_the_second_input_is_the_weight_where_it_is_no_constant():
     layers = [before_11("classifier.1", [INT8, FP16], op="gemm")]
     assert read(layers, ["classifier.1"]) == {"classifier.1": "fp16"}

@@ -40,6 +40,8 @@ class RuntimeOptions:
             their memory with the CPU.
         spin: whether ONNX Runtime's threads wait for the next inference by spinning. It then begins
             sooner, where nothing else needs the cores.
+        huge_pages: whether ONNX Runtime's weights on the CPU move to huge pages, where the system
+            gives some.
     """
 
     device: str | None = None
@@ -48,6 +50,7 @@ class RuntimeOptions:
     cuda_graph: str = "auto"
     zero_copy: bool | None = None
     spin: bool = False
+    huge_pages: bool = True
 
     def __post_init__(self) -> None:
         if self.contexts < 1:

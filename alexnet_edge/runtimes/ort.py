@@ -16,6 +16,7 @@ from alexnet_edge.errors import GraphError, MissingDependencyError, UnavailableE
 from alexnet_edge.machine import usable_cores
 from alexnet_edge.preprocess import AnyArray
 from alexnet_edge.runtimes.base import EngineInfo, LayerTime, Runtime, RuntimeOptions
+from alexnet_edge.runtimes.huge_pages import use_huge_pages
 from alexnet_edge.runtimes.install import install_hint
 from alexnet_edge.runtimes.ort_gpu import (
     PROVIDERS,
@@ -149,8 +150,10 @@ class OnnxRuntime(Runtime):
         self.on_gpu = kind != "cpu"
         self._binding: DeviceBinding | None = None
         self._nodes: dict[str, int] = {}
+        self._huge_page_bytes = 0
         if kind == "cpu":
             self._session = create_session(info.path, options)
+            self._huge_page_bytes = use_huge_pages() if options.huge_pages else 0
             return
         with tempfile.TemporaryDirectory() as folder:
             settings = session_options(options)
@@ -170,6 +173,7 @@ class OnnxRuntime(Runtime):
             else "while it runs; stopped after each run",
             "transfers": "none: host memory",
             "cuda_graph": "off",
+            "huge_page_bytes": self._huge_page_bytes,
         }
         if self._binding is not None:
             settings |= {"nodes": self._nodes, "transfers": "timed: bound to device memory"}

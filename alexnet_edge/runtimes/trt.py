@@ -23,6 +23,7 @@ from alexnet_edge.runtimes.base import EngineInfo, LayerTime, Runtime, RuntimeOp
 from alexnet_edge.runtimes.cuda import CudaDevice, GraphApi
 from alexnet_edge.runtimes.fit import HEADER_BYTES, Here, require_fit
 from alexnet_edge.runtimes.flush import DeviceCacheFlusher
+from alexnet_edge.runtimes.install import install_hint
 from alexnet_edge.runtimes.lane import Lane, LanePool, LaneSettings
 from alexnet_edge.runtimes.profiling import LayerClock, make_layer_profiler, require_layers
 
@@ -44,6 +45,8 @@ def import_vendor(runtime: str) -> ModuleType:
     missing = MissingDependencyError(
         runtime, needed_for=f"engines of {runtime}", extra=_EXTRAS[runtime]
     )
+    if runtime == "tensorrt":
+        missing.hint = install_hint(runtime)
     try:
         module = importlib.import_module(MODULES[runtime])
     except (ImportError, OSError):
@@ -296,9 +299,11 @@ def _import_driver(info: EngineInfo) -> Any:
     try:
         return importlib.import_module("pycuda.driver")
     except ModuleNotFoundError:
-        raise MissingDependencyError(
+        missing = MissingDependencyError(
             "pycuda", needed_for="running TensorRT engines", extra="gpu"
-        ) from None
+        )
+        missing.hint = install_hint("pycuda")
+        raise missing from None
     except ImportError as error:
         raise UnavailableError(
             f"{info.path}: pycuda does not load ({error})",

@@ -78,7 +78,8 @@ def test_ranking_while_calibrating_serves_where_the_images_are_not(run, folder, 
     shutil.rmtree(photos)
     built = manifest_of(run("build", "--int8", "--json", "-"))
     choices = json.loads((folder / "alexnet.table.json").read_text())["choices"]
-    here = Dialect("cpu", built["options"]["weight_bits"]).key
+    options = built["options"]
+    here = Dialect("cpu", options["weight_bits"], options["fc_block"]).key
     assert choices.keys() == {here, "tensorrt"}
     assert built["options"]["methods"] == choices[here]["methods"]
 

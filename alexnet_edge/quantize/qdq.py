@@ -114,7 +114,7 @@ def insert_qdq(
         scales[value.name or ""] = writer.quantize_activation(value, ranges[ranged.name or ""])
     for layer, name in zip(layers, inputs, strict=True):
         writer.quantize_layer(layer, scales[name])
-    if dialect.fc_block:
+    if dialect.fc_block and blocked:
         weights = {
             name: round_blocks(_float_weight(layer), layer.axis, dialect.fc_block)
             for name, layer in blocked.items()

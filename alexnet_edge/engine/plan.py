@@ -20,7 +20,6 @@ from alexnet_edge.engine.int4 import int4_layers
 from alexnet_edge.engine.precision import (
     Given,
     missing_ranges,
-    require_spared,
     require_table,
 )
 from alexnet_edge.engine.settings import BuildSettings
@@ -30,7 +29,7 @@ from alexnet_edge.errors import MissingDependencyError, UnavailableError
 from alexnet_edge.graph import describe_model, load_onnx
 from alexnet_edge.machine import package_versions
 from alexnet_edge.manifest import LayerPrecision, manifest_path
-from alexnet_edge.quantize.layers import prepare, weighted_layers
+from alexnet_edge.quantize.layers import prepare, require_spared, weighted_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +105,8 @@ def plan_build(
     if settings.precision == "int8":
         if ranges is None:
             raise missing_ranges(graph)
-        require_spared(path, [layer.name for layer in layers], settings.spared)
+        names = [layer.name for layer in layers]
+        require_spared(path, names, settings.spared, instead="--fp16")
         if given.table is not None:
             spec = choose_preprocess(graph, given.table, given.preprocess)
             require_table(given.table, graph, settings, spec)

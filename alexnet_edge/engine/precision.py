@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,14 +21,14 @@ from alexnet_edge.engine.int4 import Int8Beside, apply_int4, find_images, int4_l
 from alexnet_edge.engine.settings import BuildSettings
 from alexnet_edge.engine.trt_calibrator import spread_ranges
 from alexnet_edge.engine.vendor import OnProgress
-from alexnet_edge.errors import BuildError, GraphError, InputError
+from alexnet_edge.errors import BuildError, InputError
 from alexnet_edge.graph import GraphInfo
 from alexnet_edge.preprocess import PreprocessSpec
 from alexnet_edge.quantize.choose import Choice, decide
 from alexnet_edge.quantize.fp16 import convert_to_fp16
 from alexnet_edge.quantize.int4_choice import Int4Images
 from alexnet_edge.quantize.int4_graph import fully_connected
-from alexnet_edge.quantize.layers import weighted_layers
+from alexnet_edge.quantize.layers import require_spared, weighted_layers
 from alexnet_edge.quantize.qdq import QdqOptions, insert_qdq
 from alexnet_edge.quantize.sparsity import PrunedLayer, measure_loss, prune_weights
 from alexnet_edge.quantize.table import CalibrationTable, Range, missing_range
@@ -115,7 +114,7 @@ def apply_precision(
         options |= described
     elif int4:
         every = [layer.name for layer in fully_connected(prepared, graph.path)]
-        require_spared(graph.path, every, settings.spared)
+        require_spared(graph.path, every, settings.spared, instead="--fp16")
     if int4:
         images = given.int4_images or find_images(graph, settings, given.table)
         options |= apply_int4(
@@ -155,23 +154,6 @@ def require_table(
     table.require_match(graph, preprocess)
     if not settings.any_versions:
         table.require_versions()
-
-
-def require_spared(path: Path, names: Sequence[str], spared: Sequence[str]) -> None:
-    """Refuse to spare layers that there are not, or all.
-
-    Raises:
-        GraphError: naming the layers that there are.
-    """
-    unknown = [name for name in spared if name not in names]
-    if unknown:
-        raise GraphError(
-            f"{path}: has no layer '{unknown[0]}' to spare", hint=f"it has {', '.join(names)}"
-        )
-    if set(spared) == set(names):
-        raise GraphError(
-            f"{path}: every layer would be spared, nothing quantized", hint="build --fp16"
-        )
 
 
 def _measure(
@@ -254,7 +236,8 @@ def _serve_ranges(
         described = _describe_choice(table, plain)
     known, missing = spread_ranges(prepared, amax)
     layers = weighted_layers(prepared, graph.path)
-    require_spared(graph.path, [layer.name for layer in layers], settings.spared)
+    names = [layer.name for layer in layers]
+    require_spared(graph.path, names, settings.spared, instead="--fp16")
     for layer in layers:
         if layer.activation.name not in known and layer.name not in settings.spared:
             raise missing_range(layer.activation.name or "", graph.path)

@@ -350,8 +350,9 @@ class _Chooser:
             zip(self._network.activations, self._network.results, strict=True)
         ):
             self._step(f"mixture: {tensor}")
-            for name in (tensor, result):
-                if name is not None:
+            used = self._settings(self._best.methods)[index]
+            for name, found in ((tensor, used.activation), (result, used.result)):
+                if name is not None and found is not None:  # else no layer reads it
                     self._mix_tensor(name, index, activations)
             settings = self._settings(self._best.methods)
             activations, _ = self._network.step(index, activations, settings[index])

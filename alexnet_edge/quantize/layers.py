@@ -8,6 +8,7 @@ start from it, so they speak of the same tensors by the same names.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -140,6 +141,31 @@ def weighted_layers(model: ir.Model, path: Path) -> list[WeightedLayer]:
             hint="give the FP32 graph of a trained classifier",
         )
     return layers
+
+
+def require_spared(
+    path: Path, names: Sequence[str], spared: Sequence[str], *, instead: str = "--fp32"
+) -> None:
+    """Refuse to spare layers that there are not, or all.
+
+    Args:
+        path: the model's file, for errors.
+        names: the layers that there are.
+        spared: those that are to stay in float.
+        instead: what to build where all would be spared.
+
+    Raises:
+        GraphError: naming the layers that there are.
+    """
+    unknown = [name for name in spared if name not in names]
+    if unknown:
+        raise GraphError(
+            f"{path}: has no layer '{unknown[0]}' to spare", hint=f"it has {', '.join(names)}"
+        )
+    if set(spared) == set(names):
+        raise GraphError(
+            f"{path}: every layer would be spared, nothing quantized", hint=f"build {instead}"
+        )
 
 
 def quantization_points(layers: list[WeightedLayer]) -> list[tuple[ir.Value, ir.Value]]:

@@ -36,7 +36,12 @@ from alexnet_edge.graph import constant
 from alexnet_edge.preprocess import AnyArray
 from alexnet_edge.quantize.int4_graph import insert_int4
 from alexnet_edge.quantize.int8_blocks import round_blocks
-from alexnet_edge.quantize.layers import WeightedLayer, quantization_points, weighted_layers
+from alexnet_edge.quantize.layers import (
+    WeightedLayer,
+    quantization_points,
+    require_spared,
+    weighted_layers,
+)
 from alexnet_edge.quantize.scales import (
     Dialect,
     activation_parameters,
@@ -97,7 +102,8 @@ def insert_qdq(
         raise GraphError(f"{path}: is quantized already", hint="give the FP32 graph")
     options = options or QdqOptions()
     every = weighted_layers(model, path)
-    chosen = _not_spared(every, options.spared, path)
+    require_spared(path, [layer.name for layer in every], sorted(options.spared))
+    chosen = [layer for layer in every if layer.name not in options.spared]
     blocked = {layer.name: layer for layer in chosen if dialect.fc_block and layer.fully_connected}
     layers = [layer for layer in chosen if layer.name not in blocked]
     inputs = [layer.activation.name or "" for layer in layers]
@@ -121,22 +127,6 @@ def insert_qdq(
         }
         insert_int4(model, weights, dialect, path)
     return chosen
-
-
-def _not_spared(
-    layers: list[WeightedLayer], spared: frozenset[str], path: Path
-) -> list[WeightedLayer]:
-    names = [layer.name for layer in layers]
-    unknown = sorted(spared.difference(names))
-    if unknown:
-        raise GraphError(
-            f"{path}: has no layer '{unknown[0]}' to spare", hint=f"it has {', '.join(names)}"
-        )
-    if len(spared) == len(layers):
-        raise GraphError(
-            f"{path}: every layer would be spared, nothing quantized", hint="build --fp32"
-        )
-    return [layer for layer in layers if layer.name not in spared]
 
 
 class _QdqWriter:

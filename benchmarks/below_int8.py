@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from measuring import COMMAND, DATA, LIST, ROOT, conclude, run_process
-from turns import Contender, Worker, ratio_of, summarize, take_turns
+from turns import Contender, Worker, find_floors, measure_turns, ratio_of
 
 from alexnet_edge.machine import environment, usable_cores
 from calibration import judge_engine, link_photos, make_model
@@ -65,36 +65,10 @@ def build_all(folder: Path) -> list[Contender]:
 
 def measure_latency(found: list[Contender], rounds: int) -> dict[str, dict[str, Any]]:
     workers = [Worker(one, usable_cores()) for one in found]
-    rows: dict[str, dict[str, Any]] = {
-        one.name: {
-            "size_bytes": sum(
-                path.stat().st_size
-                for path in {one.path, one.path.with_suffix(".bin")}
-                if path.exists()
-            ),
-            "latency": {},
-        }
-        for one in found
-    }
-    for batch in BATCHES:
-        turns = take_turns(workers, batch=batch, rounds=rounds, seconds=0.5)
-        for name, values in turns.items():
-            rows[name]["latency"][str(batch)] = summarize(values)
-            print(f"batch {batch}, {name}: {rows[name]['latency'][str(batch)]}", flush=True)
+    rows = measure_turns(workers, BATCHES, rounds)
     for worker in workers:
         worker.close()
     return rows
-
-
-def find_floors(folder: Path, found: list[Contender]) -> dict[str, Any]:
-    """Return what `bench` says that this machine could do for each of our engines."""
-    ours = [one for one in found if one.runtime == "alexnet-edge"]
-    report = folder / "floor.json"
-    run_process(
-        [*COMMAND, "bench", *(one.path.name for one in ours), "--json", str(report)], folder=folder
-    )
-    rows = json.loads(report.read_text())["engines"]
-    return {one.name: row["floor"] for one, row in zip(ours, rows, strict=True)}
 
 
 def measure_accuracy(folder: Path, checkpoint: Path) -> dict[str, Any]:
@@ -204,7 +178,7 @@ def main() -> None:
         "environment": environment(),
         "rounds": options.rounds,
         "contenders": measure_latency(found, options.rounds),
-        "floors": find_floors(folder, found),
+        "floors": find_floors(folder, found[-2:]),
         "accuracy": measure_accuracy(folder / "signs", checkpoint),
         "rtx": build_rtx(folder),
     }

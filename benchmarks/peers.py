@@ -16,7 +16,6 @@ the targets, and the exit code is 1 if one is missed.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from measuring import COMMAND, DATA, ROOT, Process, conclude, link_listed, run_process
-from turns import Contender, Worker, ratio_of, summarize, take_turns
+from turns import Contender, Worker, find_floors, measure_turns, ratio_of
 
 from alexnet_edge.dataset import ImageReader, open_images
 from alexnet_edge.graph import read_graph
@@ -90,37 +89,18 @@ def save_inputs(folder: Path) -> tuple[Path, list[int]]:
     return path, [int(item.label or 0) for batch in batches for item in batch.items]
 
 
-def find_floor(folder: Path) -> dict[str, Any]:
-    """Return what `bench` says that this machine could do for our engine."""
-    report = folder / "floor.json"
-    run_process(
-        [*COMMAND, "bench", "alexnet.int8.onnx", "--json", str(report)], folder=folder
-    )  # fmt: skip
-    floor: dict[str, Any] = json.loads(report.read_text())["engines"][0]["floor"]
-    return floor
-
-
-def size_of(path: Path) -> int:
-    weights = path.with_suffix(".bin")
-    both = path.suffix == ".xml" and weights.exists()
-    return path.stat().st_size + (weights.stat().st_size if both else 0)
-
-
 def measure(
     found: Sequence[Contender], inputs: Path, labels: Sequence[int], rounds: int
 ) -> dict[str, dict[str, Any]]:
     workers = [Worker(one, usable_cores()) for one in found]
-    rows: dict[str, dict[str, Any]] = {one.name: {"latency": {}} for one in found}
+    top1 = {}
     for worker in workers:
-        top1 = worker.ask(images=str(inputs))["top1"]
-        right = [answer == label for answer, label in zip(top1, labels, strict=True)]
-        rows[worker.contender.name]["top1"] = statistics.mean(right)
-        rows[worker.contender.name]["size_bytes"] = size_of(worker.contender.path)
-    for batch in BATCHES:
-        turns = take_turns(workers, batch=batch, rounds=rounds, seconds=0.5)
-        for name, values in turns.items():
-            rows[name]["latency"][str(batch)] = summarize(values)
-            print(f"batch {batch}, {name}: {rows[name]['latency'][str(batch)]}", flush=True)
+        answers = worker.ask(images=str(inputs))["top1"]
+        right = [answer == label for answer, label in zip(answers, labels, strict=True)]
+        top1[worker.contender.name] = statistics.mean(right)
+    rows = measure_turns(workers, BATCHES, rounds)
+    for name, row in rows.items():
+        row["top1"] = top1[name]
     for worker in workers:
         worker.close()
     return rows
@@ -195,6 +175,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     quantizing = prepare(folder, checkpoint)
     inputs, labels = save_inputs(folder)
+    found = contenders(folder, checkpoint)
     result: dict[str, Any] = {
         "environment": environment(),
         "versions": versions(),
@@ -203,8 +184,8 @@ def main() -> None:
             name: {"seconds": one.seconds, "peak_rss_bytes": one.peak_rss_bytes}
             for name, one in quantizing.items()
         },
-        "contenders": measure(contenders(folder, checkpoint), inputs, labels, options.rounds),
-        "floor": find_floor(folder),
+        "contenders": measure(found, inputs, labels, options.rounds),
+        "floor": find_floors(folder, found[-1:])[OURS],
     }
     conclude("peers", result, judge(result), render(result))
 

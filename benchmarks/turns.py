@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import COMMAND, run_process
 
 WORKER = Path(__file__).with_name("turns_worker.py")
 PAUSE_S = 0.3
@@ -36,6 +37,13 @@ class Contender:
     name: str
     runtime: str
     path: Path
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its file, and of the weights beside it where they are apart."""
+        size = self.path.stat().st_size
+        weights = self.path.with_suffix(".bin")
+        return size + (weights.stat().st_size if self.path.suffix == ".xml" else 0)
 
 
 class Worker:
@@ -90,6 +98,31 @@ def take_turns(
             taken = worker.ask(batch=batch, seconds=seconds)["ns"]
             found[worker.contender.name].append(float(np.median(taken)) / 1e6)
     return found
+
+
+def measure_turns(
+    workers: Sequence[Worker], batches: Sequence[int], rounds: int
+) -> dict[str, dict[str, Any]]:
+    """Return for each contender its size, and the latency at each batch size."""
+    rows: dict[str, dict[str, Any]] = {
+        worker.contender.name: {"size_bytes": worker.contender.size_bytes, "latency": {}}
+        for worker in workers
+    }
+    for batch in batches:
+        turns = take_turns(workers, batch=batch, rounds=rounds, seconds=0.5)
+        for name, values in turns.items():
+            rows[name]["latency"][str(batch)] = summarize(values)
+            print(f"batch {batch}, {name}: {rows[name]['latency'][str(batch)]}", flush=True)
+    return rows
+
+
+def find_floors(folder: Path, found: Sequence[Contender]) -> dict[str, Any]:
+    """Return what `bench` says that this machine could do for each of our engines, by name."""
+    report = folder / "floor.json"
+    engines = [one.path.name for one in found]
+    run_process([*COMMAND, "bench", *engines, "--json", str(report)], folder=folder)
+    rows = json.loads(report.read_text())["engines"]
+    return {one.name: row["floor"] for one, row in zip(found, rows, strict=True)}
 
 
 def summarize(turns: Sequence[float]) -> dict[str, Any]:

@@ -75,6 +75,10 @@ class LayerProbe:
         what: the model's name, for errors.
         folder: where external data is.
 
+    Attributes:
+        reads_pixels: whether the first layer reads the image's bytes as they come, because
+            normalization is part of its weights (see `quantize.pixels`).
+
     Raises:
         GraphError: it has none of the layers.
     """
@@ -88,6 +92,7 @@ class LayerProbe:
                 f"{what}: has none of the layers {', '.join(names)}",
                 hint="give the graph that the engine was built from as --reference",
             )
+        self.reads_pixels = _reads_pixels(model.graph, self._taps[INPUT])
         self._input = model.graph.input[0].name
         self._batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
         self._taps[OUTPUT] = _Tap(model.graph.output[0].name)
@@ -167,6 +172,18 @@ def _find_taps(graph: onnx.GraphProto, names: Sequence[str]) -> dict[str, _Tap]:
             taps[INPUT] = _Tap(node.input[0], *_read_parameters(node, at, constants))
         taps[name] = _find_result(node, readers, constants)
     return taps
+
+
+def _reads_pixels(graph: onnx.GraphProto, tap: _Tap) -> bool:
+    """Whether a tensor holds the bytes of `uint8` input, cast and moved at most."""
+    producers = {tensor: node for node in graph.node for tensor in node.output}
+    tensor = tap.tensor
+    while tensor in producers and producers[tensor].op_type in {"Cast", "Transpose"}:
+        tensor = producers[tensor].input[0]
+    source = graph.input[0]
+    is_image = source.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    is_scaled = tap.scale is not None and tap.scale != 1
+    return tensor == source.name and is_image and not is_scaled and not tap.zero_point
 
 
 def _find_result(

@@ -83,6 +83,10 @@ class Probes:
         """Return what the first layer of a graph reads (N, 3, H, W), if it can be seen."""
         return self._inputs.get(stage)
 
+    def reads_pixels(self, stage: str) -> bool:
+        """Whether the first layer of a graph reads pixels that nothing has normalized."""
+        return stage in self._probes and self._probes[stage].reads_pixels
+
     def compare(self, reference: str, stage: str) -> tuple[LayerSqnr, ...]:
         """Return the layers of one graph against those of another; none where one is missing."""
         tally = self._tallies.get((reference, stage))

@@ -176,7 +176,11 @@ class _Tracer:
             compared.insert(0, found)
         for stage, runtime in ((stages.FP32, self._reference), (stages.ENGINE, self._engine)):
             read = self.probes.input_of(stage)
-            if read is not None and runtime.info.input.dtype == "uint8":
+            if read is not None and self.probes.reads_pixels(stage):
+                pixels = np.stack(self.crops).transpose(0, 3, 1, 2).astype(np.float32)
+                what = f"the pixels ({runtime.info.path.name} normalizes in its first layer)"
+                compared.append((what, compare_arrays(read, pixels), stages.EXACT))
+            elif read is not None and runtime.info.input.dtype == "uint8":
                 is_float = runtime.info.precision != "int8"
                 limit = stages.NORMALIZED if is_float else stages.QUANTIZED_INPUT
                 what = f"the float tensor ({runtime.info.path.name} normalizes in the graph)"

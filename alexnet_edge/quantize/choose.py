@@ -352,7 +352,8 @@ class _Chooser:
             self._step(f"mixture: {tensor}")
             used = self._settings(self._best.methods)[index]
             for name, found in ((tensor, used.activation), (result, used.result)):
-                if name is not None and found is not None:  # else no layer reads it
+                # What no layer reads, or is exact, has nothing to choose.
+                if name is not None and found is not None and not self._network.is_exact(name):
                     self._mix_tensor(name, index, activations)
             settings = self._settings(self._best.methods)
             activations, _ = self._network.step(index, activations, settings[index])

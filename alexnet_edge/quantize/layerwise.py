@@ -43,7 +43,10 @@ from alexnet_edge.quantize.layers import (
     weighted_layers,
 )
 from alexnet_edge.quantize.pieces import nodes_between
+from alexnet_edge.quantize.pixels import PIXELS, find_pixels, fold_normalization
 from alexnet_edge.quantize.scales import (
+    BIAS_MAX,
+    WEIGHT_RANGES,
     Dialect,
     FloatArray,
     activation_parameters,
@@ -111,6 +114,8 @@ class Layerwise:
             model = load_onnx(path)  # converting needs the weights
         weights = load_weights(model, path)
         prepared = prepare(model, path)
+        if not dialect.symmetric:
+            fold_normalization(prepared, weights)
         self._layers = weighted_layers(prepared, path)
         self.layers = [layer.name for layer in self._layers]
         ranged = {
@@ -124,8 +129,14 @@ class Layerwise:
         self._biases = [_bias(layer, weights) for layer in self._layers]
         self._cutter = _Cutter(ir.to_proto(prepared), path, dialect)
         self._quantized: dict[tuple[int, str], FloatArray] = {}
+        self._weight_scales: dict[tuple[int, str], FloatArray] = {}
         self._fitted: tuple[Mapping[str, AnyArray], str] = ({}, "minmax")
         self._sessions: dict[tuple[int, bool, bool], onnxruntime.InferenceSession] = {}
+        self._exact = {
+            layer.activation.name
+            for layer in self._layers
+            if not dialect.symmetric and find_pixels(layer.activation) is not None
+        }
         self._targets = [*self.activations[1:], _logits_name(prepared)]
         for layer, target in zip(self._layers, self._targets, strict=True):
             self._cutter.piece(layer, target)  # refuses what is no chain
@@ -252,7 +263,13 @@ class Layerwise:
             integers_come = integer and written and result is None
         return settings
 
+    def is_exact(self, tensor: str) -> bool:
+        """Whether a tensor holds pixels, which its integers are: no range matters."""
+        return tensor in self._exact
+
     def _find_range(self, ranges: Mapping[str, Range], tensor: str | None) -> Range | None:
+        if tensor is not None and self.is_exact(tensor):
+            return PIXELS
         if tensor is not None and tensor not in ranges:
             raise missing_range(tensor, self.path)
         return None if tensor is None else ranges[tensor]
@@ -270,13 +287,34 @@ class Layerwise:
         if bias is not None and layer.bias is not None:
             if setting.correction is not None and self.has_bias(index):
                 bias = bias + setting.correction
-            feeds[layer.bias.name or ""] = bias
+            feeds[layer.bias.name or ""] = self._round_bias(index, bias, setting)
         for prefix, found in (("activation", setting.activation), ("result", setting.result)):
             if found is not None:
                 scale, zero_point = activation_parameters(found, self.dialect)
                 feeds[f"{prefix}.scale"] = np.asarray(scale)
                 feeds[f"{prefix}.zero_point"] = zero_point
         return feeds
+
+    def _round_bias(self, index: int, bias: FloatArray, setting: LayerSetting) -> FloatArray:
+        """Return a bias as INT32 holds it, where the layer adds integers."""
+        is_integer = setting.weights in {*WEIGHT_RANGES, FITTED} and self.has_bias(index)
+        if self.dialect.symmetric or setting.activation is None or not is_integer:
+            return bias
+        scale, _ = activation_parameters(setting.activation, self.dialect)
+        step = scale * self._scales(index, setting.weights)
+        step = np.maximum(step, np.abs(bias.reshape(-1)) / BIAS_MAX).reshape(bias.shape)
+        rounded: FloatArray = (np.rint(bias.astype(np.float64) / step) * step).astype(np.float32)
+        return rounded
+
+    def _scales(self, index: int, kind: str) -> FloatArray:
+        """Return the scales (channels,) of a layer's integer weights."""
+        ranges = self._fitted[1] if kind == FITTED else kind
+        key = (index, ranges)
+        if key not in self._weight_scales:
+            axis = self._layers[index].axis
+            found = weight_scales(self._weights[index], axis, self.dialect, ranges)
+            self._weight_scales[key] = found
+        return self._weight_scales[key]
 
     def _weight(self, index: int, kind: str) -> FloatArray:
         weight = self._weights[index]
@@ -288,11 +326,9 @@ class Layerwise:
             if kind == BLOCKS:
                 rounded = round_blocks(weight, axis, self.dialect.fc_block or BLOCK)
                 return self._quantized.setdefault(key, dequantize_blocks(rounded, axis))
-            fitted, fitted_ranges = self._fitted
-            ranges = fitted_ranges if kind == FITTED else kind
-            scales = weight_scales(weight, axis, self.dialect, ranges)
+            scales = self._scales(index, kind)
             if kind == FITTED:
-                integers = fitted[self.layers[index]]
+                integers = self._fitted[0][self.layers[index]]
             else:
                 integers = round_weight(weight, scales, axis, self.dialect)
             self._quantized[key] = dequantize_weight(integers, scales, axis)

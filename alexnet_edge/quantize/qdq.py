@@ -17,7 +17,9 @@ Two dialects, because the targets differ in what they read and what they run wel
        ReLU, and the form that x86 multiplies fastest.
     2. Weights are stored as symmetric INT8 (7-bit values where the CPU sums in 16 bits).
     3. Biases are INT32 at scale activation · weight, as the integer kernels add them.
-    4. Where the dialect has a block size, fully connected layers become `MatMulNBits` over 8-bit
+    4. Where pixels are normalized in the graph, that moves into the first convolution, which reads
+       the pixels as they come: DQ without Q, scale 1 (see `pixels`).
+    5. Where the dialect has a block size, fully connected layers become `MatMulNBits` over 8-bit
        blocks, and read and write floats.
 """
 
@@ -42,7 +44,9 @@ from alexnet_edge.quantize.layers import (
     require_spared,
     weighted_layers,
 )
+from alexnet_edge.quantize.pixels import PIXELS, find_pixels, fold_normalization
 from alexnet_edge.quantize.scales import (
+    BIAS_MAX,
     Dialect,
     activation_parameters,
     dequantize_weight,
@@ -52,9 +56,6 @@ from alexnet_edge.quantize.scales import (
 from alexnet_edge.quantize.table import Range, missing_range
 
 FloatArray = npt.NDArray[np.float32]
-
-_BIAS_MAX = 2**30
-"""Of a bias in INT32: the rest is room for the sum of 33,000 products, 127 · 255 at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +102,8 @@ def insert_qdq(
     if any(node.op_type in {"QuantizeLinear", "DequantizeLinear"} for node in model.graph):
         raise GraphError(f"{path}: is quantized already", hint="give the FP32 graph")
     options = options or QdqOptions()
+    if not dialect.symmetric:
+        fold_normalization(model)
     every = weighted_layers(model, path)
     require_spared(path, [layer.name for layer in every], sorted(options.spared))
     chosen = [layer for layer in every if layer.name not in options.spared]
@@ -114,6 +117,10 @@ def insert_qdq(
     scales = {}
     for value, ranged in quantization_points(every):
         if value.name not in wanted:
+            continue
+        cast = None if dialect.symmetric else find_pixels(value)
+        if cast is not None:
+            scales[value.name or ""] = writer.read_pixels(value, cast)
             continue
         if ranged.name not in ranges:
             raise missing_range(ranged.name or "", path)
@@ -137,11 +144,7 @@ class _QdqWriter:
 
     def quantize_activation(self, value: ir.Value, found: Range) -> float:
         """Make every reader of ``value`` read it through Q and DQ; return the scale."""
-        scale, zero_point = activation_parameters(found, self._dialect)
-        parameters = (
-            self._constant(f"{value.name}.scale", scale),
-            self._constant(f"{value.name}.zero_point", zero_point),
-        )
+        parameters, scale = self._parameters(value, found)
         readers = list(value.uses())
         first = value.producer()
         pair = self._pair(value, parameters, None)
@@ -151,7 +154,32 @@ class _QdqWriter:
             self._graph.insert_after(first, pair)
         for reader, index in readers:
             reader.replace_input_with(index, pair[1].outputs[0])
-        return float(scale)
+        return scale
+
+    def read_pixels(self, value: ir.Value, cast: ir.Node) -> float:
+        """Make every reader of ``value`` read the pixels that it was cast from; return the scale.
+
+        They are integers as they come, so there is a DQ and no Q, and the cast goes.
+        """
+        parameters, scale = self._parameters(value, PIXELS)
+        readers = list(value.uses())
+        dequantize = self._dequantize(value, parameters, None)
+        self._graph.insert_after(value.producer() or cast, dequantize)
+        for reader, index in readers:
+            reader.replace_input_with(index, dequantize.outputs[0])
+        for reader, index in tuple(cast.outputs[0].uses()):
+            reader.replace_input_with(index, cast.inputs[0])
+            reader.outputs[0].dtype = ir.DataType.UINT8
+        self._graph.remove(cast, safe=True)
+        return scale
+
+    def _parameters(self, value: ir.Value, found: Range) -> tuple[Sequence[ir.Value], float]:
+        scale, zero_point = activation_parameters(found, self._dialect)
+        parameters = (
+            self._constant(f"{value.name}.scale", scale),
+            self._constant(f"{value.name}.zero_point", zero_point),
+        )
+        return parameters, float(scale)
 
     def quantize_layer(self, layer: WeightedLayer, activation_scale: float) -> None:
         """Make ``layer`` read its weight, and in the `cpu` dialect its bias, through DQ."""
@@ -172,7 +200,7 @@ class _QdqWriter:
         if bias is not None and self._dialect.name == "cpu":
             # A channel without weights, or one that reads nothing, has a bias all the same: the
             # step must be wide enough for INT32 to hold it.
-            widest = np.abs(bias) / (activation_scale * _BIAS_MAX)
+            widest = np.abs(bias) / (activation_scale * BIAS_MAX)
             scales = np.maximum(scales, widest).astype(np.float32)
         integers = self._round(layer, weight, scales)
         parameters = (
@@ -214,7 +242,7 @@ class _QdqWriter:
         rounded = np.rint(bias.astype(np.float64) / scales)
         integers = self._constant(
             f"{layer.name}.bias.int32",
-            np.clip(rounded, -_BIAS_MAX, _BIAS_MAX).astype(np.int32),
+            np.clip(rounded, -BIAS_MAX, BIAS_MAX).astype(np.int32),
         )
         parameters = (
             self._constant(f"{layer.name}.bias.scale", scales.astype(np.float32)),

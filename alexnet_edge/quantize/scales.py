@@ -21,6 +21,9 @@ FloatArray = npt.NDArray[np.float32]
 MIN_SCALE = 2.0**-40
 """Scales must be positive even for a tensor that is always 0."""
 
+BIAS_MAX = 2**30
+"""Of a bias in INT32: the rest is room for the sum of 33,000 products, 127 · 255 at most."""
+
 WEIGHT_RANGES = ("minmax", "mse")
 """How the range of a channel's weights is found: nothing is clipped, or by least squared error."""
 

@@ -69,7 +69,7 @@ def change_engine(source, out, change):
     onnx.save(model, out)
     if manifest_path(source).exists():
         manifest = read_manifest(manifest_path(source))
-        dataclasses.replace(manifest, engine_sha256=sha256_file(out)).save(out)
+        dataclasses.replace(manifest, engine_sha256=sha256_file(out)).save(manifest_path(out))
     return out
 
 
@@ -240,7 +240,7 @@ def test_another_crop_is_found(tiny_onnx, val, int8_engine, tmp_path):
     shutil.copy(int8_engine, engine)
     manifest = read_manifest(manifest_path(int8_engine))
     spec = dataclasses.replace(DIGITS_SPEC, resize=300)
-    dataclasses.replace(manifest, preprocess=spec).save(engine)
+    dataclasses.replace(manifest, preprocess=spec).save(manifest_path(engine))
     found = follow(engine, tiny_onnx, val)
     assert found.divergence.first == "preprocessing"
     assert "preprocess.resize: 227 and 300" in stage(found, "preprocessing").reason
@@ -251,21 +251,30 @@ def test_normalization_in_the_graph_is_compared_with_the_float_tensor(
 ):
     images = open_images("digits:train")
     table = calibrate(uint8_onnx, images, CalibrationSettings(max_images=32))
+    engines = {}
     for precision in ("fp32", "int8"):
-        engine = tmp_path / f"{precision}.onnx"
+        engine = engines[precision] = tmp_path / f"{precision}.onnx"
         settings = BuildSettings(precision, method="minmax", weight_bits=7)
         build_engine(uint8_onnx, engine, settings, table=table)
         sound = follow(engine, tiny_onnx, val)
         assert stage(sound, "preprocessing").within is True
         assert sound.divergence.first is None
-        swapped = change_engine(
-            engine, tmp_path / f"{precision}.swapped.onnx",
-            lambda name, array: np.ascontiguousarray(array[:, ::-1]) if "preprocess.s" in name
-            else None,
-        )  # fmt: skip
-        found = follow(swapped, tiny_onnx, val)
-        assert found.divergence.first == "preprocessing"
-        assert "normalizes in the graph" in stage(found, "preprocessing").compared_with
+    swapped = change_engine(
+        engines["fp32"], tmp_path / "swapped.onnx",
+        lambda name, array: np.ascontiguousarray(array[:, ::-1]) if "preprocess.s" in name
+        else None,
+    )  # fmt: skip
+    found = follow(swapped, tiny_onnx, val)
+    assert found.divergence.first == "preprocessing"
+    assert "normalizes in the graph" in stage(found, "preprocessing").compared_with
+    # INT8 normalizes in its first layer, which is then the one that is wrong.
+    swapped = change_engine(
+        engines["int8"], tmp_path / "swapped.onnx",
+        lambda name, array: -array if name.startswith("features.0.w") and array.ndim == 4 else None,
+    )  # fmt: skip
+    found = follow(swapped, tiny_onnx, val)
+    assert found.divergence.first == "engine"
+    assert stage(found, "engine").layer == "features.0"
 
 
 def test_a_decoder_that_differs_is_found(int8_engine, tiny_onnx, val, monkeypatch):
@@ -427,7 +436,7 @@ def test_weights_rounded_to_images_need_these_images(tiny_onnx, digits_folders, 
     build_engine(tiny_onnx, engine, settings, table=load_table(table))
     manifest = read_manifest(manifest_path(engine))
     fitted = {**manifest.options, "rounding": "gptq"}
-    dataclasses.replace(manifest, options=fitted).save(engine)
+    dataclasses.replace(manifest, options=fitted).save(manifest_path(engine))
     assert stage(follow(engine, tiny_onnx, val, table=table), "Q/DQ graph").within is True
     shutil.rmtree(images)
     left_out = stage(follow(engine, tiny_onnx, val, table=table), "Q/DQ graph")

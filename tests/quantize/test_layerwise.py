@@ -106,13 +106,17 @@ def drop_biases(path: Path) -> None:
     onnx.save(model, path)
 
 
-@pytest.fixture(scope="module", params=["ours", "foreign"])
-def case(request, tiny_onnx, tmp_path_factory) -> Case:
-    """Our export; or a graph of a fixed batch, opset 9, with LRN and groups."""
+@pytest.fixture(scope="module", params=["ours", "uint8", "foreign"])
+def case(request, tiny_checkpoint, tiny_onnx, tmp_path_factory) -> Case:
+    """Our export; that with `uint8` input; or a graph of a fixed batch, opset 9, LRN and groups."""
     path = tmp_path_factory.mktemp("case") / f"{request.param}.onnx"
-    spec = DIGITS_SPEC if request.param == "ours" else SPEC
+    spec = {"ours": DIGITS_SPEC, "uint8": DIGITS_SPEC.with_input("uint8"), "foreign": SPEC}[
+        request.param
+    ]
     if request.param == "ours":
         path.write_bytes(tiny_onnx.read_bytes())
+    elif request.param == "uint8":
+        export_onnx(load_checkpoint(tiny_checkpoint), spec, ExportSettings(), path)
     else:
         write_foreign(path)
     drop_biases(path)

@@ -78,9 +78,12 @@ def package_versions() -> dict[str, str]:
 
 def usable_cores() -> int:
     """Return how many logical cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(core_numbers()) or os.cpu_count() or 1
+
+
+def core_numbers() -> list[int]:
+    """Return the logical cores this process may use, as Linux numbers them; elsewhere none."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def cpu_name() -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_edge.errors import GraphError, MissingDependencyError, UnavailableError
-from alexnet_edge.machine import usable_cores
+from alexnet_edge.machine import core_numbers, usable_cores
 from alexnet_edge.preprocess import AnyArray
 from alexnet_edge.runtimes.base import EngineInfo, LayerTime, Runtime, RuntimeOptions
 from alexnet_edge.runtimes.huge_pages import use_huge_pages
@@ -56,14 +56,27 @@ def session_options(options: RuntimeOptions) -> onnxruntime.SessionOptions:
 
     The thread pool of a session spins for work after a run; beside another session it would take
     that one's cores, and interleaved measurements would read two to three times too slow.
+
+    Where there is a thread for each core, each has its own, the caller's none. ONNX Runtime does so
+    by itself unless the number of threads is given. After a pause of some milliseconds Linux may
+    otherwise wake them all on one core, and leave them there until the run is nearly over.
     """
     ort = import_onnxruntime("running ONNX graphs")
     settings = ort.SessionOptions()
     settings.log_severity_level = 3
     settings.intra_op_num_threads = options.threads or usable_cores()
+    if has_own_cores(settings.intra_op_num_threads):
+        # It numbers cores from 1, and wants one for each thread but the caller's.
+        own = ";".join(str(core + 1) for core in core_numbers()[1:])
+        settings.add_session_config_entry("session.intra_op_thread_affinities", own)
     if not options.spin:
         settings.add_session_config_entry("session.force_spinning_stop", "1")
     return settings
+
+
+def has_own_cores(threads: int) -> bool:
+    """Whether so many threads of a session each keep to a core; see `session_options`."""
+    return 1 < threads == len(core_numbers())
 
 
 def create_session(
@@ -168,6 +181,7 @@ class OnnxRuntime(Runtime):
         settings: dict[str, Any] = {
             "provider": self._session.get_providers()[0],
             "threads": self._threads,
+            "own_cores": has_own_cores(self._threads),
             "spin_wait": "between runs too"
             if self._options.spin
             else "while it runs; stopped after each run",

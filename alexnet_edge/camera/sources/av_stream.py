@@ -141,7 +141,7 @@ class AvStream:
             raise SourceLostError(
                 f"{name.shown}: holds no video", hint="is it the right address or file?"
             ) from None
-        self._prepare_decoder()
+        self._prepare_decoder(in_slices=live or name.flag("live"))
         self._reformatter = self._av.video.reformatter.VideoReformatter()
         self._packets = self._demux()
 
@@ -169,10 +169,10 @@ class AvStream:
         self._ready.clear()
         self._container.close()
 
-    def _prepare_decoder(self) -> None:
+    def _prepare_decoder(self, *, in_slices: bool) -> None:
         decoder = self._video.codec_context
         # Threads that each take a frame hold that many frames back; slices do not.
-        decoder.thread_type = "SLICE" if self._live else "AUTO"
+        decoder.thread_type = "SLICE" if in_slices else "AUTO"
         if decoder.name == "mjpeg":
             # A cut-off JPEG would else come out grey from where it ends.
             decoder.options = {"err_detect": "explode"}

@@ -7,6 +7,9 @@ import time
 
 from alexnet_edge.camera.sources.base import Picture, Source, SourceLostError, Stream
 
+_AHEAD_MOST_S = 0.1
+"""How long the next frame is left undecoded at most; the video's pace may change."""
+
 
 class LoopedSource:
     """A file that starts again when it ends."""
@@ -81,20 +84,32 @@ class _PacedStream:
         self._count = 0
         self._start_s: float | None = None
         self._last_timestamp_s = 0.0
+        self._interval_s = 0.0
+        self._next_s: float | None = None
         self._interrupted = False
 
     def read(self) -> Picture | None:
+        # Decoding begins when the frame is due, as when a camera sends it: done ahead, it would
+        # take the cores from the frame before.
+        self._sleep_until(self._next_s)
         picture = self._stream.read()
         if picture is None:
             return None
         due_s = self._due(picture)
-        while (wait_s := due_s - time.monotonic()) > 0 and not self._interrupted:
-            time.sleep(min(wait_s, 0.1))
+        self._sleep_until(due_s)
+        self._next_s = due_s + min(self._interval_s, _AHEAD_MOST_S)
         # The frame counts as captured now: a camera would not have had it before.
         now = time.monotonic()
         return dataclasses.replace(
             picture, captured_s=now - picture.decode_ms / 1e3, wall_time=time.time()
         )
+
+    def _sleep_until(self, due_s: float | None) -> None:
+        while due_s is not None and not self._interrupted:
+            wait_s = due_s - time.monotonic()
+            if wait_s <= 0:
+                return
+            time.sleep(min(wait_s, 0.1))
 
     def _due(self, picture: Picture) -> float:
         now = time.monotonic()
@@ -105,6 +120,8 @@ class _PacedStream:
         self._count += 1
         if self._start_s is None or timestamp_s < self._last_timestamp_s:  # it started again
             self._start_s = now - timestamp_s
+        else:
+            self._interval_s = timestamp_s - self._last_timestamp_s
         self._last_timestamp_s = timestamp_s
         return self._start_s + timestamp_s
 

@@ -36,7 +36,7 @@ def quantile_interval(
     Returns:
         None where the samples are too few: 6 for the median, 29 for p90 and 299 for p99 can do.
     """
-    ranks = _interval_ranks(len(ordered), quantile, confidence)
+    ranks = quantile_ranks(len(ordered), quantile, confidence)
     if ranks is None:
         return None
     return float(ordered[ranks[0] - 1]), float(ordered[ranks[1] - 1])
@@ -100,8 +100,10 @@ def _central_student(angle: float, degrees: int) -> float:
     return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
 
-def _interval_ranks(count: int, quantile: float, confidence: float) -> tuple[int, int] | None:
-    """Return the ranks, from 1, of the order statistics that enclose a quantile."""
+def quantile_ranks(
+    count: int, quantile: float, confidence: float = CONFIDENCE
+) -> tuple[int, int] | None:
+    """Return the ranks, from 1, of the order statistics that `quantile_interval` returns."""
     first, below = _binomial_cdf(count, quantile)  # below[i] = P(B ≤ first + i)
     # An interval from rank l to rank u leaves out P(B ≤ l - 1) and P(B ≥ u).
     lower_ranks = np.arange(first + 1, first + 1 + len(below))

@@ -123,11 +123,16 @@ def test_nothing_in_common_is_an_error(compare):
 def test_kinds_do_not_mix(compare):
     with pytest.raises(InputError, match="different kinds"):
         compare(samples.bench(samples.full_row()), samples.parity())
-    with pytest.raises(InputError, match="is a camera result"):
-        compare(samples.camera(), samples.camera())
+    with pytest.raises(InputError, match="different kinds"):
+        compare(samples.bench(samples.full_row()), samples.camera())
+    with pytest.raises(InputError, match="is a pareto result"):
+        compare(samples.pareto(), samples.pareto())
 
 
 # Unlike settings ---------------------------------------------------------------------------------
+
+
+FIRST_SETTINGS = {**samples.full_row()["settings"], "huge_page_bytes": 31_457_280}
 
 
 def unlike(**changes):
@@ -152,11 +157,12 @@ def unlike(**changes):
         ({"input": "images"}, "synthetic, images"),
         ({"settings": {"provider": "CPUExecutionProvider", "threads": 2}}, "settings threads"),
         ({"settings": {"provider": "CUDAExecutionProvider", "threads": 4}}, "settings provider"),
+        ({"settings": {"huge_page_bytes": 0}}, "batch 1: used, not used"),
         ({"model_sha256": "c" * 64}, "model_sha256"),
     ],
 )
 def test_unlike_settings_are_refused_by_name_unless_forced(compare, changes, named):
-    first, second = samples.bench(samples.full_row()), unlike(**copy.deepcopy(changes))
+    first, second = unlike(settings=FIRST_SETTINGS), unlike(**copy.deepcopy(changes))
     with pytest.raises(InputError, match="unlike settings") as caught:
         compare(first, second)
     assert named in caught.value.message
@@ -173,10 +179,11 @@ def test_unlike_settings_are_refused_by_name_unless_forced(compare, changes, nam
         {"scenario": {"duration_s": 60, "seed": 3}},
         {"precision": "fp16"},
         {"cache": None},
+        {"settings": FIRST_SETTINGS | {"huge_page_bytes": 37_748_736}},
     ],
 )
 def test_what_may_be_compared_is_listed_and_refuses_nothing(compare, changes):
-    result = compare(samples.bench(samples.full_row()), unlike(**changes))
+    result = compare(unlike(settings=FIRST_SETTINGS), unlike(**changes))
     assert result.differences
     assert not result.forced
     assert not any(difference.refuses for difference in result.differences)

@@ -19,7 +19,9 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="A.json", help="Before: of bench or parity.")],
+    first: Annotated[
+        Path, typer.Argument(metavar="A.json", help="Before: of bench, parity or camera.")
+    ],
     second: Annotated[Path, typer.Argument(metavar="B.json", help="After: of the same.")],
     max_regression: Annotated[
         str | None,
@@ -124,13 +126,13 @@ def _rule(bounds: Bounds) -> str:
 
 
 def _value(change: Change, value: float) -> str:
-    from alexnet_edge.compare.changes import UNITS
+    from alexnet_edge.compare.changes import unit_of
 
     if change.figure == "size":
         return f"{value / 1e6:.1f} MB"
     if change.figure in {"top-1", "agreement"}:
         return f"{value:.2%}"
-    return f"{value:.4g} {UNITS[change.figure]}"
+    return f"{value:.4g} {unit_of(change.figure)}"
 
 
 def _interval(change: Change) -> str:

@@ -7,7 +7,10 @@
     pairing.py   which row of one file belongs to which of the other
     settings.py  what the runs have unlike, and whether that forbids comparing them
     changes.py   the change of each figure, its interval and its verdict
-    run.py       all of it together, and the line for the history
+    camera.py    which figures of the camera change
+    kinds.py     what can be compared, and how
+    run.py       all of it together
+    entries.py   the line for the history
 
 The intervals hold what varied while each run was measured, not what differs between one run and
 the next (another placement in memory, a warmer room): changes of a few per cent are best confirmed
@@ -15,7 +18,8 @@ by measuring both engines in turns, in one `bench`.
 """
 
 from alexnet_edge.compare.changes import Bounds, Change
-from alexnet_edge.compare.run import ComparedPair, Comparison, compare_files, describe_run
+from alexnet_edge.compare.entries import describe_run
+from alexnet_edge.compare.run import ComparedPair, Comparison, compare_files
 from alexnet_edge.compare.settings import Difference
 
 __all__ = [

@@ -19,10 +19,15 @@ from alexnet_edge.results_files.rows import BenchRow, ParityRow
 UNITS = {
     "p50": "ms", "p90": "ms", "p99": "ms", "mean": "ms", "throughput": "images/s", "size": "B",
     "energy": "J", "top-1": "", "agreement": "", "logit SQNR": "dB", "SQNR": "dB", "drop": "pp",
+    "fps": "answers/s", "dropped": "%", "CPU": "% of a core", "memory": "MB",
 }  # fmt: skip
+"""Of the camera's ages and stages, which have names of their own, milliseconds: see `unit_of`."""
 
-_MORE_IS_BETTER = frozenset(("throughput", "top-1", "agreement", "logit SQNR", "SQNR"))
-_WORDS = {"size": ("smaller", "larger"), "energy": ("less", "more")}
+_MORE_IS_BETTER = frozenset(("throughput", "top-1", "agreement", "logit SQNR", "SQNR", "fps"))
+_WORDS = {
+    "size": ("smaller", "larger"), "memory": ("smaller", "larger"),
+    **dict.fromkeys(("energy", "dropped", "CPU"), ("less", "more")),
+}  # fmt: skip
 _ACCURACY_WORDS = ("better", "worse")
 _SPEED_WORDS = ("faster", "slower")
 UNCHANGED, UNSEEN, UNJUDGED = "the same", "no change seen", "not judged: no interval"
@@ -37,8 +42,9 @@ class Bounds:
     build by chance, and one without an interval fails none at all.
 
     Attributes:
-        regression: per cent, of latency, throughput, size and energy; of accuracies percentage
-            points, where ``drop_pp`` is None. None judges nothing.
+        regression: per cent, of latency, throughput, size and energy, and of a camera's answers a
+            second and their age; of accuracies percentage points, where ``drop_pp`` is None. None
+            judges nothing.
         drop_pp: percentage points, of top-1, agreement and drop.
         strict: fail where the measured change itself is beyond the bound, whatever its interval.
     """
@@ -74,11 +80,12 @@ class Change:
     """How a figure changed.
 
     Attributes:
-        figure: its name; `UNITS` has the unit of its values.
+        figure: its name; `unit_of` has the unit of its values.
         first, second: its values.
         change: in ``unit``: per cent (`%`), percentage points (`pp`) or decibels (`dB`).
         low, high: its 95 % interval; None where the files say nothing of the error.
-        basis: what the interval rests on: `turns`, `samples`, `images`, `same images`, `exact`.
+        basis: what the interval rests on: `turns`, `samples`, `frames`, `images`, `same images`,
+            `exact`.
         verdict: `faster`, `slower`, `smaller`, `better`, …, `no change seen`, `not judged: …`.
         bound: how much worse it may become; None where it is not judged.
         fails: whether it is worse than that.
@@ -102,9 +109,14 @@ class Change:
         return self.figure in _MORE_IS_BETTER
 
 
+def unit_of(figure: str) -> str:
+    """Return the unit of a figure's values."""
+    return UNITS.get(figure, "ms")
+
+
 def bench_changes(first: BenchRow, second: BenchRow, bounds: Bounds) -> tuple[Change, ...]:
     """Return the changes of all figures that both rows have."""
-    return tuple(_drop_missing(_bench_change(f, first, second, bounds) for f in BENCH_FIGURES))
+    return tuple(drop_missing(_bench_change(f, first, second, bounds) for f in BENCH_FIGURES))
 
 
 def parity_changes(first: ParityRow, second: ParityRow, bounds: Bounds) -> tuple[Change, ...]:
@@ -118,18 +130,34 @@ def parity_changes(first: ParityRow, second: ParityRow, bounds: Bounds) -> tuple
         values = first.raw.get(key), second.raw.get(key)
         if values[0] is not None and values[1] is not None:
             difference = Estimate(values[1] - values[0])
-            found.append(_change(figure, (values[0], values[1]), difference, "dB", bounds))
-    return tuple(_drop_missing(found))
+            found.append(make_change(figure, (values[0], values[1]), difference, "dB", bounds))
+    return tuple(drop_missing(found))
 
 
 def _bench_change(figure: str, first: BenchRow, second: BenchRow, bounds: Bounds) -> Change | None:
-    ours, theirs = estimate(first, figure), estimate(second, figure)
-    ratio = None if ours is None or theirs is None else divide(theirs, ours)
-    if ours is None or theirs is None or ratio is None:
+    return ratio_change(figure, estimate(first, figure), estimate(second, figure), bounds)
+
+
+def ratio_change(
+    figure: str, first: Estimate | None, second: Estimate | None, bounds: Bounds
+) -> Change | None:
+    """Return the change in per cent; None where a side lacks the figure, or it is not positive."""
+    ratio = None if first is None or second is None else divide(second, first)
+    if first is None or second is None or ratio is None:
         return None
     bend = [None if end is None else 100 * (end - 1) for end in (ratio.low, ratio.high)]
     percent = Estimate(100 * (ratio.value - 1), bend[0], bend[1], ratio.basis)
-    return _change(figure, (ours.value, theirs.value), percent, "%", bounds)
+    return make_change(figure, (first.value, second.value), percent, "%", bounds)
+
+
+def share_change(
+    figure: str, first: Estimate | None, second: Estimate | None, bounds: Bounds
+) -> Change | None:
+    """Return the change of a share, which is shown in per cent, in percentage points."""
+    if first is None or second is None:
+        return None
+    values = 100 * first.value, 100 * second.value
+    return make_change(figure, values, _scale(subtract(second, first), 100), "pp", bounds)
 
 
 def _top1_change(first: ParityRow, second: ParityRow, bounds: Bounds) -> Change | None:
@@ -139,7 +167,7 @@ def _top1_change(first: ParityRow, second: ParityRow, bounds: Bounds) -> Change 
     difference = _paired_top1(first, second)
     if difference is None:
         difference = _unpaired(values[0], first.labelled, values[1], second.labelled)
-    return _change("top-1", (values[0], values[1]), _scale(difference, 100), "pp", bounds)
+    return make_change("top-1", (values[0], values[1]), _scale(difference, 100), "pp", bounds)
 
 
 def _drop_change(first: ParityRow, second: ParityRow, bounds: Bounds) -> Change | None:
@@ -153,7 +181,7 @@ def _drop_change(first: ParityRow, second: ParityRow, bounds: Bounds) -> Change 
         difference = subtract(
             _drop(values[1], second.drop_interval_pp), _drop(values[0], first.drop_interval_pp)
         )
-    return _change("drop", (values[0], values[1]), difference, "pp", bounds)
+    return make_change("drop", (values[0], values[1]), difference, "pp", bounds)
 
 
 def _drop(value: float, interval: tuple[float, float] | None) -> Estimate:
@@ -177,7 +205,7 @@ def _agreement_change(first: ParityRow, second: ParityRow, bounds: Bounds) -> Ch
         )
     if difference is None:
         difference = _unpaired(values[0], first.images, values[1], second.images)
-    return _change("agreement", values, _scale(difference, 100), "pp", bounds)
+    return make_change("agreement", values, _scale(difference, 100), "pp", bounds)
 
 
 def _paired_top1(first: ParityRow, second: ParityRow) -> Estimate | None:
@@ -220,13 +248,15 @@ def _scale(estimate: Estimate, factor: float) -> Estimate:
     return Estimate(estimate.value * factor, low, high, estimate.basis)
 
 
-def _drop_missing(changes: Iterable[Change | None]) -> list[Change]:
+def drop_missing(changes: Iterable[Change | None]) -> list[Change]:
+    """Return the changes of the figures that both sides have."""
     return [change for change in changes if change is not None]
 
 
-def _change(
+def make_change(
     figure: str, values: tuple[float, float], change: Estimate, unit: str, bounds: Bounds
 ) -> Change:
+    """Judge a change that is known."""
     sign = -1 if figure in _MORE_IS_BETTER else 1
     bound = bounds.of(unit)
     # By how much the figure is worse: as measured, and at least.
@@ -259,5 +289,5 @@ def _verdict(figure: str, change: Estimate, sign: int) -> str:
         return UNSEEN
     words = _WORDS.get(figure)
     if words is None:
-        words = _ACCURACY_WORDS if UNITS[figure] in {"", "pp", "dB"} else _SPEED_WORDS
+        words = _ACCURACY_WORDS if unit_of(figure) in {"", "pp", "dB"} else _SPEED_WORDS
     return words[0] if sign * change.value < 0 else words[1]

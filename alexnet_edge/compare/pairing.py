@@ -6,6 +6,7 @@ import collections
 from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
+from alexnet_edge.results_files.camera import CameraRow
 from alexnet_edge.results_files.rows import BenchRow, ParityRow
 
 Row = TypeVar("Row")
@@ -23,6 +24,9 @@ BENCH_KEYS: tuple[Callable[[BenchRow], Hashable], ...] = (
 """From all that tells rows apart to what is left when engines were renamed or settings differ."""
 
 PARITY_KEYS: tuple[Callable[[ParityRow], Hashable], ...] = (lambda row: row.engine,)
+
+
+CAMERA_KEYS: tuple[Callable[[CameraRow], Hashable], ...] = (lambda row: row.engine,)
 
 
 def pair_rows(

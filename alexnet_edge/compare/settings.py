@@ -10,11 +10,23 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from alexnet_edge.results_files.camera import CameraRow
 from alexnet_edge.results_files.rows import BenchRow, ParityRow, base_name
 
 _SCENARIO = ("name", "loop", "timed", "arrivals", "rate_qps", "images_per_query")
 _LENGTH_OF_RUN = ("duration_s", "min_samples", "warmup_s", "seed", "interleaved")
 """Of a scenario: what must be alike, and what makes figures no more than surer."""
+
+_READINGS = ("huge_page_bytes",)
+"""Of the runtime's settings, what it found rather than was told: it varies from run to run."""
+
+_ASIDE = ("max_frames", "duration_s", "stall_timeout_s", "retry", "max_backoff_s",
+          "read_timeout_s", "top_k", "smooth", "threshold")  # fmt: skip
+"""Of a camera's settings: the length of the run, the watchdogs, and what is done with an answer."""
+
+_CAMERAS = frozenset(("csi", "v4l2", "rtsp", "http"))
+_MOST_RATE_CHANGE = 0.1
+"""By how much the rates of a camera may differ that is asked for the same, as a share."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +59,7 @@ def bench_differences(first: BenchRow, second: BenchRow) -> list[Difference]:
     found += _unlike(lengths[0], lengths[1], "scenario", False)
     found += _unlike(_versions(first.environment), _versions(second.environment), "", False)
     where = first.label
-    settings = [_flat(row.settings) for row in (first, second)]
-    found += _unlike(settings[0], settings[1], "settings", True, where)
+    found += _unlike_settings(first.settings, second.settings, _READINGS, where)
     rows = [
         {"batch": row.batch, "cache": row.cache, "input": row.raw.get("input"),
          "images per query": row.raw.get("images_per_query"),
@@ -89,6 +100,61 @@ def parity_differences(first: ParityRow, second: ParityRow) -> list[Difference]:
     )
 
 
+def camera_differences(first: CameraRow, second: CameraRow) -> list[Difference]:
+    """Return what two runs of the camera have unlike.
+
+    The source, what ran the engine and how the loop was set must be alike: then what remains is
+    the engine itself, its precision, or the program.
+    """
+    rows = first, second
+    found = _unlike(_machine(first.environment), _machine(second.environment), "machine", True)
+    sources = _sources(first, second)
+    found += _unlike(sources[0], sources[1], "source", True)
+    found += _unlike_settings(first.settings, second.settings, (*_READINGS, *_ASIDE))
+    ran = [{key: row.raw.get(key) for key in ("runtime", "model_sha256")} for row in rows]
+    found += _unlike(ran[0], ran[1], "", True)
+    found += _unlike(_versions(first.environment), _versions(second.environment), "", False)
+    named = [
+        {"engine": row.engine, "engine_sha256": row.raw.get("engine_sha256"),
+         "precision": row.raw.get("precision"), "reconnects": row.raw.get("reconnects"), "corrupt frames": row.frames("corrupt")}
+        for row in rows
+    ]  # fmt: skip
+    return found + _unlike(named[0], named[1], "", False)
+
+
+def _sources(first: CameraRow, second: CameraRow) -> list[dict[str, Any]]:
+    """Return what each run's source was asked for and delivered."""
+    rows = first, second
+    if not (first.source_settings and second.source_settings):
+        return [{"name": base_name(row.raw["source"]) if "source" in row.raw else None}
+                for row in rows]  # fmt: skip
+    options = [_asked(row.source_settings["options"]) for row in rows]
+    # What is not asked for is the source's own choice, and another one than what is.
+    every = {**options[0], **options[1]}
+    sides = [
+        {"kind": row.source_settings["kind"], "location": row.source,
+         "frame size": _joined(row.source_settings.get("frame_size")),
+         **{key: asked.get(key, "not asked for") for key in every}}
+        for row, asked in zip(rows, options, strict=True)
+    ]  # fmt: skip
+    rates = [row.delivered_fps for row in rows]
+    if rates[0] and rates[1] and {side["kind"] for side in sides} <= _CAMERAS:
+        low, high = sorted(rate for rate in rates if rate)
+        if high > low * (1 + _MOST_RATE_CHANGE):
+            for side, rate in zip(sides, rates, strict=True):
+                side["frames/s"] = f"{rate:.3g}"
+    return sides
+
+
+def _joined(size: Sequence[int] | None) -> str | None:
+    return None if size is None else "×".join(map(str, size))
+
+
+def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options without those that ask for nothing."""
+    return {k: v for k, v in options.items() if not (k in {"loop", "live"} and v == "0")}
+
+
 def _unlike(
     first: Mapping[str, Any], second: Mapping[str, Any], group: str, refuses: bool, where: str = ""
 ) -> list[Difference]:
@@ -100,6 +166,21 @@ def _unlike(
             field = f"{group} {key}" if group else key
             stated = None not in values
             found.append(Difference(field, *values, refuses and stated, where))
+    return found
+
+
+def _unlike_settings(
+    first: Mapping[str, Any], second: Mapping[str, Any], aside: Sequence[str], where: str = ""
+) -> list[Difference]:
+    """Compare settings; those ``aside`` are noted and refuse nothing."""
+    sides = [_flat(first), _flat(second)]
+    for side in sides:
+        if "huge_page_bytes" in side:
+            side["huge pages"] = "used" if side["huge_page_bytes"] else "not used"
+    found = []
+    for refuses in (True, False):
+        chosen = [{k: v for k, v in side.items() if (k in aside) != refuses} for side in sides]
+        found += _unlike(chosen[0], chosen[1], "settings", refuses, where)
     return found
 
 

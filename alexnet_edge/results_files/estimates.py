@@ -1,4 +1,4 @@
-"""Figures of a bench row, each with the best interval that its file supports.
+"""Figures of a bench row and of a camera's run, each with the best interval that its file supports.
 
 Turns say how the machine varied while it was measured, so they come first; order statistics of
 the samples take these as independent and come second.
@@ -6,11 +6,14 @@ the samples take these as independent and come second.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from alexnet_edge.results_files.camera import AGE, CameraRow
 from alexnet_edge.results_files.intervals import (
     FEWEST_TURNS,
     Estimate,
@@ -18,6 +21,7 @@ from alexnet_edge.results_files.intervals import (
     bootstrap_mean,
     bootstrap_median,
     exact,
+    proportion,
 )
 from alexnet_edge.results_files.rows import BenchRow
 
@@ -43,6 +47,66 @@ def estimate(row: BenchRow, figure: str) -> Estimate | None:
             row.latency_ms("p50"), turns["p50_ms"], turns["samples"], _density(row)
         )
     return _stated(row.latency_ms(figure), row.latency_interval(figure), "samples")
+
+
+def camera_fps(row: CameraRow) -> Estimate:
+    """Return the answers a second of a run."""
+    turns = _camera_turns(row.sampling(AGE))
+    if turns is None or row.fps <= 0:
+        return Estimate(row.fps)
+    pairs = zip(turns["samples"], turns["seconds"], strict=True)
+    return bootstrap_mean(row.fps, [count / seconds for count, seconds in pairs], turns["seconds"])
+
+
+def camera_time(row: CameraRow, name: str, figure: str) -> Estimate | None:
+    """Return `p50`, `p90`, `p99` or `mean` of `age` or a stage, in milliseconds.
+
+    Returns:
+        None where the file does not have it.
+    """
+    value = row.time_ms(name, figure)
+    if value is None:
+        return None
+    sampling = row.sampling(name)
+    if figure != "mean":
+        basis = "turns" if sampling.get("basis") == "turns" else "samples"
+        return _stated(value, row.interval_ms(name, figure), basis)
+    turns = _camera_turns(sampling)
+    if turns is None or value <= 0:
+        return Estimate(value)
+    return bootstrap_mean(value, turns["mean_ms"], turns["samples"])
+
+
+def camera_dropped(row: CameraRow) -> Estimate | None:
+    """Return the share of the captured frames that was dropped; None where nothing is known.
+
+    Frames are dropped in bursts, which their counts say nothing of: a source that delivers evenly
+    drops what is not answered, so turns tell of the one as of the other. The wider of both.
+    """
+    captured, dropped = row.frames("captured"), row.frames("dropped")
+    if not captured or dropped is None or dropped > captured:
+        return None
+    counted = dataclasses.replace(proportion(dropped, captured), basis="frames")
+    fps = camera_fps(row)
+    if fps.low is None or fps.high is None or counted.low is None or counted.high is None:
+        return counted
+    up, down = (end / fps.value - 1 for end in (fps.high, fps.low))
+    answered = 1 - counted.value
+    return Estimate(
+        counted.value,
+        max(0.0, min(counted.low, counted.value - up * answered)),
+        min(1.0, max(counted.high, counted.value - down * answered)),
+        "turns",
+    )
+
+
+def _camera_turns(sampling: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    turns = sampling.get("slices") or {}
+    if len(turns.get("seconds") or []) < FEWEST_TURNS:
+        return None
+    if min(min(turns[key]) for key in ("seconds", "samples", "mean_ms")) <= 0:
+        return None
+    return dict(turns)
 
 
 def _stated(value: float, interval: tuple[float, float] | None, basis: str) -> Estimate:

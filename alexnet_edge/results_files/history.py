@@ -24,7 +24,7 @@ class HistoryEntry:
     Attributes:
         date: when it was measured, ISO 8601.
         source, sha256: the result's file name and hash.
-        kind: `bench` or `parity`.
+        kind: `bench`, `parity` or `camera`.
         machine: what it was measured on.
         rows: a label, what makes rows comparable, and the figures of each.
     """

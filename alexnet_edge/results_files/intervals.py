@@ -34,7 +34,7 @@ class Estimate:
         value: as measured.
         low, high: the interval; None where nothing is known of the error.
         basis: what the interval rests on: `turns` (bootstrap), `samples` (order statistics),
-            `images`, `exact` (no error), or `` for none.
+            `images`, `frames`, `exact` (no error), or `` for none.
     """
 
     value: float
@@ -88,7 +88,7 @@ def _log(estimate: Estimate) -> Estimate:
 
 
 def _weaker(first: str, second: str) -> str:
-    order = ("samples", "images", "turns", "exact", "")
+    order = ("samples", "images", "frames", "turns", "exact", "")
     return min(first, second, key=order.index)
 
 

@@ -168,6 +168,17 @@ def _interval(value: Any, where: str) -> None:
     _require(value[0] <= value[1], where, "the low end is above the high one")
 
 
+def _each(shape: Shape) -> Callable[[Any, str], None]:
+    """Return a check of every value of an object whose keys are names."""
+
+    def check(value: Any, where: str) -> None:
+        _object(value, where)
+        for name, item in value.items():
+            _check(item, shape, f"{where}.{name}")
+
+    return check
+
+
 def _as_long(*names: str, more: int = 0) -> Callable[[Any, str], None]:
     """Return a check that the lists are equally long, the first by ``more`` longer."""
 
@@ -203,6 +214,10 @@ _BENCH_ROW = {
     "energy_j_per_inference?": _amount,
     "queue_ms?": _PERCENTILES, "service_ms?": _PERCENTILES,
     "valid?": _flag, "invalid_because?": [_text], "model_sha256?": _text,
+}  # fmt: skip
+_SAMPLING = {
+    "samples": _count, "basis?": _text, "ci95_p50?": _interval, "ci95_p90?": _interval,
+    "ci95_p99?": _interval, "slices?": _as_long("seconds", "samples", "mean_ms"),
 }  # fmt: skip
 _ACCURACY = {"top1": _share, "top5?": _share}
 _PARITY_ROW = {
@@ -240,6 +255,12 @@ _SHAPES: dict[str, Shape] = {
         "frames": {"captured?": _count, "answered?": _count, "dropped?": _count,
                    "corrupt?": _count},
         "frame_age_ms?": _PERCENTILES, "stages_ms?": _object, "environment?": _ENVIRONMENT,
+        "runtime?": _text, "precision?": _text, "source?": _text, "settings?": _object,
+        "source_settings?": {"kind": _text, "location": _text, "options": _object,
+                             "frame_size?": [_some]},
+        "sampling?": _each(_SAMPLING), "cpu_percent?": _amount, "rss_bytes?": _amount,
+        "reconnects?": _count, "ended?": _text, "failed_outputs?": _each(_text),
+        "model_sha256?": _text,
     },
     PARETO: {"points": [{"name": _text, "size_bytes?": _amount, "latency_ms?": _object,
                          "top1?": _share, "agreement?": _share, "logit_sqnr_db?": _number,

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.camera.scenes import numbered, write_video
 from tests.results_files import samples
 
 
@@ -86,3 +87,46 @@ def test_history_grows_by_one_line_a_run_and_report_plots_it(runs, run):
 def test_a_refused_comparison_adds_nothing_to_the_history(runs, run):
     assert run("compare", "a.json", "c.json", "--history", "history.jsonl").code == 1
     assert not (runs / "history.jsonl").exists()
+
+
+def test_two_runs_of_the_camera(folder, run):
+    """Both measured by the command itself; then one whose frames come later."""
+    write_video(folder / "clip.mp4", map(numbered, range(45)), "mpeg4")
+    source = f"file://{folder}/clip.mp4?loop=1&live=1"
+    for name in ("before", "after"):
+        done = run("camera", "alexnet.onnx", "--source", source, "--bench", "--duration", 4.5,
+                   "--threads", 1, "--json", f"{name}.json")  # fmt: skip
+        assert done.code == 0, done.err
+    done = run("compare", "before.json", "after.json", "--max-regression", "900%",
+               "--history", "history.jsonl", "--json", "compare.json")  # fmt: skip
+    assert done.code == 0, done.out + done.err
+    lines = [line.split() for line in done.out.splitlines()]
+    assert any(words[:1] == ["fps"] and "to" in words for words in lines), done.out
+    assert any(words[:2] == ["age", "p50"] for words in lines), done.out
+    assert any(words[:1] == ["memory"] and "interval" in words for words in lines), done.out
+    (unjudged,) = (line for line in done.out.splitlines() if line.startswith("without an"))
+    assert "age p99" in unjudged  # of 135 frames
+    assert "CPU" not in unjudged  # no bound is for it
+    value = json.loads((folder / "after.json").read_text(encoding="utf-8"))
+    value["frame_age_ms"] = {name: 50 * age for name, age in value["frame_age_ms"].items()}
+    samples.write(folder / "later.json", value)
+    done = run("compare", "before.json", "later.json", "--max-regression", "5%", "--strict")
+    assert done.code == 3
+    assert "beyond the bound" in done.out
+    done = run("compare", "before.json", "later.json", "--history", "history.jsonl")
+    assert done.code == 0
+    done = run("report", "after.json", "compare.json", "--history", "history.jsonl",
+               "--markdown", "report.md")  # fmt: skip
+    assert done.code == 0, done.err
+    page = (folder / "report.md").read_text(encoding="utf-8")
+    assert "Age p50 ms" in page
+    assert "median age of an answer" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_bench_and_a_camera_are_not_compared(runs, run):
+    samples.write(runs / "camera.json", samples.camera())
+    done = run("compare", "a.json", "camera.json", "--force")
+    assert done.code == 1
+    first, second = done.err.strip().splitlines()
+    assert "a.json (bench) and camera.json (camera): are of different kinds" in first
+    assert second == "hint: give two of one kind"

@@ -11,6 +11,10 @@ from alexnet_edge.results_files import bench_rows, parity_rows, read_results
 from tests.results_files import samples
 
 
+def camera(**changes):
+    return json.dumps(samples.camera(**changes))
+
+
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
@@ -72,6 +76,13 @@ def test_flips_are_complete_only_if_all_are_named(tmp_path):
         ('{"engines": [{}]}', "engines[0].engine: is missing"),
         ('{"kind": "parity", "parity": [{"images": 0}]}', "parity[0].images"),
         ('{"kind": "camera"}', "engine: is missing"),
+        (camera(sampling={"age": {"samples": -1}}), "sampling.age.samples: a whole number"),
+        (camera(sampling={"age": {"samples": 9, "ci95_p50": [2, 1]}}), "the low end is above"),
+        (
+            camera(sampling={"age": {"samples": 9, "slices": {"seconds": [0.5]}}}),
+            "do not go together",
+        ),
+        (camera(source_settings={"kind": "video"}), "source_settings.location: is missing"),
     ],
 )
 def test_what_is_no_result_is_refused_by_name(tmp_path, text, problem):

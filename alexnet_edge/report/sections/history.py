@@ -10,16 +10,22 @@ from alexnet_edge.report.answer import FLAGS
 from alexnet_edge.report.page import BAD, NOTHING, Block, Cell, Figure, Section, Table
 from alexnet_edge.report.page import name as name_cell
 from alexnet_edge.results_files import HistoryEntry
+from alexnet_edge.results_files.reading import BENCH, CAMERA
 
 _HISTORY_AXES = (
     ("p50_ms", "median latency, ms"), ("top1", "top-1, %"), ("size_bytes", "size, MB"),
+    ("fps", "camera: answers a second"), ("age_p50_ms", "camera: median age of an answer, ms"),
 )  # fmt: skip
+_CAMERA_COLUMNS = {"fps": "Answers/s", "age_p50_ms": "Age p50 ms", "age_p99_ms": "Age p99 ms"}
+_TIMED = frozenset((BENCH, CAMERA))
+"""Kinds whose figures are a machine's."""
 
 
 def make_history(entries: Sequence[HistoryEntry]) -> Section | None:
     """Return figures over time, or None without a history.
 
-    A line joins runs of one engine on one machine at the same batch size, scenario and cache.
+    A line joins runs of one engine on one machine at the same batch size, scenario and cache; of
+    the camera, runs from one source.
     """
     if not entries:
         return None
@@ -40,16 +46,16 @@ _Lines = dict[str, dict[str, list[tuple[int, float]]]]
 
 def _history_lines(entries: Sequence[HistoryEntry]) -> _Lines:
     """Return for each figure its lines, of each engine at its smallest batch size."""
-    machines = {_machine(entry) for entry in entries if entry.kind == "bench"}
+    machines = {_machine(entry) for entry in entries if entry.kind in _TIMED}
     smallest: dict[str, int] = {}
-    for entry in entries:
+    for entry in (entry for entry in entries if entry.kind == BENCH):
         for row in entry.rows:
             engine, batch = str(row.get("engine")), _batch(row)
             smallest[engine] = min(batch, smallest.get(engine, batch))
     lines: _Lines = {}
     for at, entry in enumerate(entries, start=1):
         for row in entry.rows:
-            if entry.kind == "bench" and _batch(row) > smallest[str(row.get("engine"))]:
+            if entry.kind == BENCH and _batch(row) > smallest[str(row.get("engine"))]:
                 continue
             label = _line_name(entry, row, with_machine=len(machines) > 1)
             for figure, value in row["figures"].items():
@@ -92,6 +98,7 @@ def _history_figure(
 
 def _history_table(entries: Sequence[HistoryEntry]) -> Table:
     listing = []
+    camera = _CAMERA_COLUMNS if any(entry.kind == CAMERA for entry in entries) else {}
     for at, entry in enumerate(entries, start=1):
         for row in entry.rows:
             figures = row["figures"]
@@ -106,13 +113,13 @@ def _history_table(entries: Sequence[HistoryEntry]) -> Table:
                 name_cell(row["label"]), cell("p50_ms", numbers.significant),
                 cell("p99_ms", numbers.significant), cell("throughput_ips", numbers.significant),
                 cell("size_bytes", numbers.megabytes), cell("top1", numbers.percent),
-                cell("drop_pp", numbers.points),
+                cell("drop_pp", numbers.points), *(cell(k, numbers.significant) for k in camera),
                 Cell("not valid", flag=BAD) if invalid else _told_verdict(row),
             ))  # fmt: skip
     return Table(
         "Runs, the oldest first",
         ("Run", "Date (UTC)", "What", "p50 ms", "p99 ms", "Images/s", "Size", "Top-1", "Drop",
-         "Verdict"),
+         *camera.values(), "Verdict"),
         tuple(listing),
     )  # fmt: skip
 
@@ -133,6 +140,6 @@ def _line_name(entry: HistoryEntry, row: Any, *, with_machine: bool) -> str:
         parts.append(str(row["cache"]))
     if row.get("scenario") not in {None, "single-stream"}:
         parts.append(str(row["scenario"]))
-    if entry.kind == "bench" and with_machine:
+    if entry.kind in _TIMED and with_machine:
         parts.append(_machine(entry))
     return ", ".join(parts)

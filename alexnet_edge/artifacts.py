@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,9 @@ from typing import Any
 from alexnet_edge.errors import InputError
 
 _CHUNK_BYTES = 1 << 20
+
+_DISK_ERRORS = frozenset((errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", None)))
+"""What a write fails with, of which Python does not say what was being written."""
 
 
 def sha256_file(path: Path) -> str:
@@ -40,22 +44,49 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Raises:
         InputError: the folder does not exist or ``path`` is a folder.
+        OSError: it could not be written; the error has the name of ``path``.
     """
-    folder = path.parent
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder", hint=f"mkdir -p {folder}")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder", hint="name a file to write")
-    _remove_abandoned(path)
-    # The suffix is kept: some writers (ONNX, safetensors, torch) choose their format by it.
-    temporary = folder / f".{path.stem}.{os.getpid()}.partial{path.suffix}"
-    try:
+    with atomic_paths(path) as (temporary,):
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def atomic_paths(*paths: Path) -> Iterator[tuple[Path, ...]]:
+    """Yield a temporary path for each of several files that belong together; see `atomic_path`.
+
+    None replaces its file before all are on the disk.
+
+    Raises:
+        InputError: a folder does not exist, or one of ``paths`` is a folder.
+        OSError: they could not be written; the error names the file, or all of them.
+    """
+    for path in paths:
+        if not path.parent.is_dir():
+            raise InputError(f"{path.parent}: no such folder", hint=f"mkdir -p {path.parent}")
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder", hint="name a file to write")
+        _remove_abandoned(path)
+    # The suffix is kept: some writers (ONNX, safetensors, torch) choose their format by it.
+    temporaries = tuple(
+        path.parent / f".{path.stem}.{os.getpid()}.partial{path.suffix}" for path in paths
+    )
+    try:
+        yield temporaries
+        for temporary in temporaries:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        for temporary, path in zip(temporaries, paths, strict=True):
+            temporary.replace(path)
+    except OSError as error:
+        targets = dict(zip(map(str, temporaries), map(str, paths), strict=True))
+        if error.filename is None and error.errno in _DISK_ERRORS:
+            error.filename = ", ".join(targets.values())
+        elif error.filename is not None:
+            error.filename = targets.get(str(error.filename), error.filename)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
 
 
 def _remove_abandoned(path: Path) -> None:

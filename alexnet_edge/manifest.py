@@ -72,9 +72,9 @@ class Manifest:
         value: dict[str, Any] = to_json(self)
         return value
 
-    def save(self, engine: Path) -> None:
-        """Write it beside the engine, atomically."""
-        write_json(manifest_path(engine), self.to_dict())
+    def save(self, path: Path) -> None:
+        """Write it to a file, atomically."""
+        write_json(path, self.to_dict())
 
 
 def manifest_path(engine: Path) -> Path:

@@ -1,5 +1,6 @@
 """Hashes, atomic writes and JSON files of `alexnet_edge.artifacts`."""
 
+import errno
 import hashlib
 import json
 import subprocess
@@ -115,9 +116,45 @@ def test_write_bytes_leaves_the_old_file_whole_when_the_disk_is_full(tmp_path):
     path.write_bytes(b"old")
     command = [sys.executable, "-c", WRITER_ON_A_FULL_DISK, str(path)]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "OSError" in process.stderr
+    assert f"OSError: [Errno 27] File too large: '{path}'" in process.stderr
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["model.onnx"]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_of_several_files_none_is_replaced_before_all_are_whole(tmp_path, failing):
+    paths = [tmp_path / "model.onnx", tmp_path / "model.onnx.json"]
+    for path in paths:
+        path.write_bytes(b"old")
+    with pytest.raises(FileNotFoundError) as caught, artifacts.atomic_paths(*paths) as temporaries:
+        temporaries[1 - failing].write_bytes(b"new")
+    assert caught.value.filename == str(paths[failing])
+    assert [path.read_bytes() for path in paths] == [b"old", b"old"]
+    assert names(tmp_path) == ["model.onnx", "model.onnx.json"]
+
+    with artifacts.atomic_paths(*paths) as temporaries:
+        for temporary in temporaries:
+            temporary.write_bytes(b"new")
+        assert [path.read_bytes() for path in paths] == [b"old", b"old"]
+    assert [path.read_bytes() for path in paths] == [b"new", b"new"]
+    assert names(tmp_path) == ["model.onnx", "model.onnx.json"]
+
+
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "{folder}/a, {folder}/b"),
+        (OSError(errno.EACCES, "Permission denied", "/other/file"), "/other/file"),
+        (OSError(errno.ECONNRESET, "Connection reset by peer"), "None"),
+    ],
+)
+def test_an_error_of_the_disk_names_what_could_not_be_written(tmp_path, error, named):
+    with (
+        pytest.raises(OSError, match=error.strerror),
+        artifacts.atomic_paths(tmp_path / "a", tmp_path / "b"),
+    ):
+        raise error
+    assert str(error.filename) == named.format(folder=tmp_path)
 
 
 @pytest.mark.parametrize("old", [None, b"old"])

@@ -55,6 +55,7 @@ def test_any_frames_are_the_same_byte_for_byte(
     cropper = FrameCropper(spec, threads)
     pixels = noise(width, height, width)
     assert np.array_equal(cropper.crop(pixels), spec.from_rgb(pixels))
+    assert np.array_equal(cropper.crop(pixels, threads=1), spec.from_rgb(pixels))
     cropper.close()
 
 

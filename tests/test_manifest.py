@@ -25,7 +25,7 @@ def engine(tmp_path):
     """A file with a manifest."""
     path = tmp_path / "alexnet.int8.onnx"
     path.write_bytes(b"an engine")
-    make_manifest(path).save(path)
+    make_manifest(path).save(manifest_path(path))
     return path
 
 
@@ -67,7 +67,7 @@ def test_manifest_lies_beside_its_engine(engine):
 )
 def test_what_is_saved_is_loaded(engine, changes):
     manifest = make_manifest(engine, **changes)
-    manifest.save(engine)
+    manifest.save(manifest_path(engine))
     assert load_manifest(engine) == manifest
 
 

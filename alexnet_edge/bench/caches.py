@@ -7,11 +7,10 @@ import dataclasses
 import os
 import threading
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
-from typing_extensions import Self
 
+from alexnet_edge.closing import Closing
 from alexnet_edge.machine import usable_cores
 from alexnet_edge.preprocess import AnyArray
 
@@ -54,7 +53,7 @@ def read_last_level_cache(core: int = 0, sysfs: Path = _SYSFS) -> LastLevelCache
     return found[1] if found else None
 
 
-class CacheFlusher:
+class CacheFlusher(Closing):
     """Walks, on every usable core, through more memory than the caches hold.
 
     Each core has caches of its own below the one that it shares, so each walks for itself: all
@@ -84,15 +83,8 @@ class CacheFlusher:
         for walk in walks:
             walk.result()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the threads that walk."""
         for pool in self._pools:
             pool.shutdown()
 

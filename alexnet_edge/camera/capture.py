@@ -45,11 +45,13 @@ class CaptureOptions:
         retry: whether a lost live source is opened again.
         max_backoff_s: longest wait between two attempts.
         read_timeout_s: a source that delivers nothing for so long is taken for lost.
+        spin: wait for frames without sleeping. A core that slept is slow to begin.
     """
 
     retry: bool = True
     max_backoff_s: float = 30.0
     read_timeout_s: float = 5.0
+    spin: bool = False
 
 
 @dataclasses.dataclass
@@ -109,8 +111,10 @@ class Capture:
         Raises:
             AlexnetEdgeError: the source failed, and no frame is left; raised once.
         """
+        if self._options.spin:
+            self._spin(timeout_s)
         with self._cond:
-            if not self._queue and not self._done:
+            if not self._queue and not self._done and not self._options.spin:
                 self._cond.wait(timeout_s)
             if self._queue:
                 item = self._queue.popleft()
@@ -120,6 +124,11 @@ class Capture:
         if failure is not None:
             raise failure
         return None
+
+    def _spin(self, timeout_s: float) -> None:
+        end_s = time.monotonic() + timeout_s
+        while not self._queue and not self._done and time.monotonic() < end_s:
+            time.sleep(0)  # lets other threads have the interpreter
 
     @property
     def ended(self) -> bool:

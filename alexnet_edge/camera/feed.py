@@ -117,7 +117,8 @@ class AheadFeed:
             while not self._stop.is_set():
                 item = self._capture.take(_POLL_S)
                 if item is not None:
-                    prepared = prepare(self._capture, self._classifier, *item)
+                    # The engine is behind and needs the cores: what counts is their time in all.
+                    prepared = prepare(self._capture, self._classifier, *item, threads=1)
                     if prepared is not None:
                         self._put(prepared)
                 elif self._capture.ended:
@@ -136,7 +137,12 @@ class AheadFeed:
 
 
 def prepare(
-    capture: Capture, classifier: Classifier, index: int, picture: Picture
+    capture: Capture,
+    classifier: Classifier,
+    index: int,
+    picture: Picture,
+    *,
+    threads: int | None = None,
 ) -> Prepared | None:
     """Convert and preprocess a picture; None, counted, where it turns out damaged."""
     try:
@@ -150,5 +156,5 @@ def prepare(
         capture_ms=done.decode_ms,
     )  # fmt: skip
     started = time.monotonic()
-    tensor = classifier.prepare(frame.pixels)
+    tensor = classifier.prepare(frame.pixels, threads=threads)
     return Prepared(frame, tensor, (time.monotonic() - started) * 1e3)

@@ -6,15 +6,14 @@ import dataclasses
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from typing_extensions import Self
 
 from alexnet_edge.classifier.cropping import FrameCropper
+from alexnet_edge.closing import Closing
 from alexnet_edge.errors import InputError
 from alexnet_edge.machine import usable_cores
 from alexnet_edge.preprocess import AnyArray, PreprocessSpec, UInt8Array, to_rgb
@@ -46,7 +45,7 @@ class Prediction:
     probability: float
 
 
-class Classifier:
+class Classifier(Closing):
     """An engine that classifies pictures.
 
     Thread-safe: preparation runs in the callers' threads side by side, inferences take turns.
@@ -105,8 +104,13 @@ class Classifier:
         """
         return self.rank(self.infer(self.prepare(frame))[0], top_k)
 
-    def prepare(self, frame: Picture) -> AnyArray:
+    def prepare(self, frame: Picture, *, threads: int | None = None) -> AnyArray:
         """Return the network's input, (1, …), of one picture; see `PreprocessSpec`.
+
+        Args:
+            frame: as for `classify`.
+            threads: how many share the work, of those there are for it. One is later with it, and
+                takes less time of the cores in all.
 
         Raises:
             ImageError: the file cannot be decoded.
@@ -115,7 +119,7 @@ class Classifier:
         if isinstance(frame, (str, Path)):
             return self.spec.to_input([self.spec.decode(Path(frame))])
         if isinstance(frame, Image.Image):
-            return self.spec.to_input([self._cropper.crop(_pixels_of(frame))])
+            return self.spec.to_input([self._cropper.crop(_pixels_of(frame), threads)])
         expected = isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3
         if not expected or frame.dtype != np.uint8 or 0 in frame.shape:
             what = f"{frame.shape} {frame.dtype}" if isinstance(frame, np.ndarray) else type(frame)
@@ -123,7 +127,7 @@ class Classifier:
                 f"a frame is {what}",
                 hint="give (height, width, 3) uint8 pixels in RGB order, a Pillow image or a path",
             )
-        return self.spec.to_input([self._cropper.crop(frame)])
+        return self.spec.to_input([self._cropper.crop(frame, threads)])
 
     def infer(self, batch: AnyArray) -> Probabilities:
         """Return probabilities (N, classes) for N prepared pictures.
@@ -181,17 +185,6 @@ class Classifier:
         with self._lock:
             self._runtime.close()
         self._cropper.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def softmax(logits: AnyArray) -> Probabilities:

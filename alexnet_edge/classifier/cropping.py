@@ -101,21 +101,29 @@ class FrameCropper:
         self._plans: collections.OrderedDict[tuple[int, int], _Plan | None]
         self._plans = collections.OrderedDict()
 
-    def crop(self, pixels: UInt8Array) -> UInt8Array:
-        """Return (crop, crop, 3) in the spec's colour order, of (H, W, 3) RGB."""
+    def crop(self, pixels: UInt8Array, threads: int | None = None) -> UInt8Array:
+        """Return (crop, crop, 3) in the spec's colour order, of (H, W, 3) RGB.
+
+        Args:
+            pixels: the frame.
+            threads: how many share it, if it is large; by default as many as there are. One is
+                later with it, and takes less time of the cores in all.
+        """
         height, width = pixels.shape[:2]
         try:
             plan = self._plans[width, height]
         except KeyError:
             plan = self._try_plan(width, height)
-        return self._spec.from_rgb(pixels) if plan is None else self._crop(pixels, plan)
+        if plan is None:
+            return self._spec.from_rgb(pixels)
+        return self._crop(pixels, plan, min(threads or self._parts, self._parts))
 
     def _try_plan(self, width: int, height: int) -> _Plan | None:
         """Return the plan for a size, if it holds good on noise; remember the last few sizes."""
         plan = _make_plan(self._spec, width, height)
         if plan is not None:
             noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-            if not np.array_equal(self._crop(noise, plan), self._spec.from_rgb(noise)):
+            if not np.array_equal(self._crop(noise, plan, self._parts), self._spec.from_rgb(noise)):
                 plan = None
         self._plans[width, height] = plan
         while len(self._plans) > _SIZES_KEPT:
@@ -123,11 +131,11 @@ class FrameCropper:
                 self._plans.popitem(last=False)
         return plan
 
-    def _crop(self, pixels: UInt8Array, plan: _Plan) -> UInt8Array:
+    def _crop(self, pixels: UInt8Array, plan: _Plan, threads: int) -> UInt8Array:
         (height, width), size = pixels.shape[:2], self._spec.crop
         narrow = Image.new("RGB", (size, height))
         start, stop = plan.rows
-        parts = self._parts if (stop - start) * width >= _SHARED_PIXELS else 1
+        parts = threads if (stop - start) * width >= _SHARED_PIXELS else 1
         edges = [start + (stop - start) * part // parts for part in range(parts + 1)]
         others = [
             self._pool.submit(self._first_pass, pixels[low:high], plan)

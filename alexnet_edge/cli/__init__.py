@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -30,6 +29,7 @@ from alexnet_edge.cli import (
     train,
 )
 from alexnet_edge.cli._shared import EXIT_ERROR, EXIT_INTERRUPTED
+from alexnet_edge.cli._signals import Termination
 from alexnet_edge.errors import AlexnetEdgeError
 
 app = typer.Typer(
@@ -70,17 +70,20 @@ def _root(
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and exit: 0 done, 1 error, 2 usage, 3 failed verdict, 130 interrupted."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    """Run a command and exit: 0 done, 1 error, 2 usage, 3 failed verdict, 130 interrupted.
+
+    SIGTERM ends a command as it ends any program; `camera` makes 0 of it.
+    """
+    termination = Termination()
+    termination.watch()
     try:
         app(args=None if arguments is None else list(arguments))
     except SystemExit as done:
-        if done.code == EXIT_INTERRUPTED:
-            _say("interrupted: no half-written file was left behind")
+        if done.code == EXIT_INTERRUPTED:  # typer's, too, of a KeyboardInterrupt
+            _end_interrupted(termination)
         raise
     except KeyboardInterrupt:
-        _say("interrupted: no half-written file was left behind")
-        sys.exit(EXIT_INTERRUPTED)
+        _end_interrupted(termination)
     except AlexnetEdgeError as error:
         _fail(error, error.message, error.hint)
     except BrokenPipeError:
@@ -98,8 +101,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(0)
 
 
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
+def _end_interrupted(termination: Termination) -> NoReturn:
+    how = "terminated" if termination.received else "interrupted"
+    _say(f"{how}: no half-written file was left behind")
+    if termination.received:
+        termination.end()
+    sys.exit(EXIT_INTERRUPTED)
 
 
 def _fail(error: BaseException, message: str, hint: str) -> NoReturn:

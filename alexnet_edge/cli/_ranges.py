@@ -62,6 +62,27 @@ class RangeSource:
         choice = choose_method(output, self.model, table, dialect, self.method, moved, folder)
         return {"table": table, "choice": choice}
 
+    def foresee(self, engine: Path) -> tuple[CalibrationTable | None, str | None]:
+        """Return the table that a build would use, if it exists, and where ranges come from.
+
+        Args:
+            engine: what would be built; a table that has to be measured is written beside it.
+        """
+        from alexnet_edge.quantize.table import load_table
+        from alexnet_edge.quantize.trt_cache import load_cache
+
+        if self.cache is not None:
+            cache = load_cache(self.cache)
+            return None, f"calibration cache {self.cache}, {len(cache.amax)} tensors"
+        beside = default_table(self.model)
+        measures = self.images is not None and not (self.judged and beside.exists())
+        if self.table is None and measures:
+            return None, f"to be measured on {self.images} into {engine.name}.table.json"
+        file = self.table or (beside if beside.exists() else None)
+        if file is None:
+            return None, None
+        return load_table(file), f"table {file}, method {self.method}"
+
     def _table(
         self, output: Output, measured: Path
     ) -> tuple[CalibrationTable, Path, ImageSet | None] | None:

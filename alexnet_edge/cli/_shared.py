@@ -1,4 +1,4 @@
-"""What the commands have in common: output, progress, preprocessing options.
+"""What the commands have in common: options, output, progress.
 
 Nothing heavy is imported before a command runs; `--help` must answer at once.
 """
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 EXIT_ERROR, EXIT_USAGE, EXIT_VERDICT, EXIT_INTERRUPTED = 1, 2, 3, 130
 
+GraphArgument = Annotated[Path, typer.Argument(help="The FP32 ONNX graph.")]
 JsonOption = Annotated[
     Path | None,
     typer.Option("--json", metavar="FILE", help="Write the result as JSON; - for standard output."),
@@ -35,6 +36,9 @@ ImagesOption = Annotated[
         help="Folder of images or class folders, or digits:train, digits:val.",
     ),
 ]
+MaxImagesOption = Annotated[int | None, typer.Option(min=1, help="Images to take.")]
+MaxJudgedOption = Annotated[int | None, typer.Option(min=1, help="Images to judge on.")]
+BatchSizeOption = Annotated[int, typer.Option(min=1, help="Images per inference.")]
 ClassesOption = Annotated[
     Path | None,
     typer.Option("--classes", metavar="FILE", help="Class names in label order, one a line."),
@@ -42,6 +46,17 @@ ClassesOption = Annotated[
 MaxBadOption = Annotated[
     float, typer.Option(min=0, max=1, help="Share of images that may fail to decode.")
 ]
+TableOrMeasuredOption = Annotated[
+    Path | None,
+    typer.Option(help="Calibration table (default: MODEL.table.json, else measured now)."),
+]
+RecipeOption = Annotated[str, typer.Option(help="For measuring a table.")]
+AnyVersionsOption = Annotated[
+    bool, typer.Option("--any-versions", help="Accept a table that other versions measured.")
+]
+RuntimeOption = Annotated[str, typer.Option(help="onnxruntime, tensorrt or tensorrt-rtx.")]
+ArchOption = Annotated[str, typer.Option(help="alexnet, torchvision or caffe.")]
+WidthOption = Annotated[float, typer.Option(help="Factor on the channels.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads (default: one per core).")
 ]

@@ -20,6 +20,7 @@ from alexnet_edge.cli._shared import (
     ThreadsOption,
     new_table,
 )
+from alexnet_edge.cli._signals import exit_cleanly_on_sigterm
 
 if TYPE_CHECKING:
     from alexnet_edge.camera.frames import Answer, Event, Sink
@@ -65,6 +66,10 @@ def camera(
         typer.Option(
             "--throughput", help="More frames a second, each older: several in flight at a time."
         ),
+    ] = False,
+    spin: Annotated[
+        bool,
+        typer.Option("--spin", help="Lowest latency: wait for frames on busy cores, not asleep."),
     ] = False,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Answers to end after.")] = None,
     duration: Annotated[
@@ -124,6 +129,7 @@ def camera(
 
     Example: alexnet-edge camera alexnet.int8.onnx --source rtsp://192.0.2.1/stream
     """
+    exit_cleanly_on_sigterm()  # before what takes time: imports, and opening the engine
     from alexnet_edge.camera.capture import CaptureOptions
     from alexnet_edge.camera.loop import LoopOptions
     from alexnet_edge.camera.sources import Timeouts, make_source
@@ -136,11 +142,11 @@ def camera(
     options = LoopOptions(
         top_k=top_k, smooth=smooth, threshold=threshold, throughput=throughput,
         max_frames=max_frames, duration_s=duration, stall_timeout_s=stall_timeout or None,
-        capture=CaptureOptions(retry, max_backoff, read_timeout),
+        capture=CaptureOptions(retry, max_backoff, read_timeout, spin),
     )  # fmt: skip
     described = make_source(source, Timeouts(max(2 * read_timeout, 1.0), read_timeout))
     output = Output(json)
-    with _open(engine, RuntimeOptions(device, threads), classes) as classifier:
+    with _open(engine, RuntimeOptions(device, threads, spin=spin), classes) as classifier:
         if dry_run:
             _show_plan(output, classifier, described)
             return

@@ -10,9 +10,15 @@ import typer
 from alexnet_edge.cli._preprocess import PreprocessOptions, with_preprocess_options
 from alexnet_edge.cli._ranges import RangeSource, decibels
 from alexnet_edge.cli._shared import (
+    AnyVersionsOption,
     ClassesOption,
+    GraphArgument,
     JsonOption,
+    MaxJudgedOption,
     Output,
+    RecipeOption,
+    RuntimeOption,
+    TableOrMeasuredOption,
     ThreadsOption,
     new_table,
     progress_bar,
@@ -31,26 +37,19 @@ def register(app: typer.Typer) -> None:
 
 
 def pareto(
-    model: Annotated[Path, typer.Argument(help="The FP32 ONNX graph.")] = Path("alexnet.onnx"),
+    model: GraphArgument = Path("alexnet.onnx"),
     images: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="To judge by: class folders, images, digits:val; needed."),
     ] = None,
-    table: Annotated[
-        Path | None,
-        typer.Option(help="Calibration table (default: MODEL.table.json, else measured now)."),
-    ] = None,
-    recipe: Annotated[str, typer.Option(help="For measuring a table.")] = "default",
-    runtime: Annotated[
-        str, typer.Option(help="onnxruntime, tensorrt or tensorrt-rtx.")
-    ] = "onnxruntime",
-    max_images: Annotated[int | None, typer.Option(min=1, help="Images to judge on.")] = 512,
+    table: TableOrMeasuredOption = None,
+    recipe: RecipeOption = "default",
+    runtime: RuntimeOption = "onnxruntime",
+    max_images: MaxJudgedOption = 512,
     duration: Annotated[
         float, typer.Option(min=0, help="Seconds of timing for each engine and batch; 0 for none.")
     ] = 2.0,
-    any_versions: Annotated[
-        bool, typer.Option("--any-versions", help="Accept a table that other versions measured.")
-    ] = False,
+    any_versions: AnyVersionsOption = False,
     classes: ClassesOption = None,
     threads: ThreadsOption = None,
     json: JsonOption = None,

@@ -14,10 +14,12 @@ from alexnet_edge.cli._parity_output import show_divergence, show_layers, show_r
 from alexnet_edge.cli._ranges import default_table
 from alexnet_edge.cli._shared import (
     EXIT_VERDICT,
+    BatchSizeOption,
     ClassesOption,
     DeviceOption,
     JsonOption,
     MaxBadOption,
+    MaxImagesOption,
     Output,
     ThreadsOption,
     duration,
@@ -46,8 +48,8 @@ def parity(
     margin: Annotated[
         float, typer.Option(help="Largest acceptable loss of top-1, in percentage points.")
     ] = 0.5,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per inference.")] = 8,
-    max_images: Annotated[int | None, typer.Option(min=1, help="Images to take.")] = None,
+    batch_size: BatchSizeOption = 8,
+    max_images: MaxImagesOption = None,
     max_bad: MaxBadOption = 0.01,
     seed: Annotated[int, typer.Option(help="Of the choice of images and the bootstrap.")] = 0,
     classes: ClassesOption = None,

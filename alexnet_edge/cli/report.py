@@ -35,7 +35,7 @@ def report(
 
     Example: alexnet-edge report bench.json parity.json
     """
-    from alexnet_edge.artifacts import write_bytes
+    from alexnet_edge.artifacts import atomic_paths, write_bytes
     from alexnet_edge.errors import InputError
     from alexnet_edge.report import ReportSettings, make_page, render_html, render_markdown
 
@@ -47,14 +47,15 @@ def report(
             hint="give --out and --markdown names of their own",
         )
     page = make_page(results, ReportSettings(title, history, images))
-    written = {out: render_html(page)}
+    written = {out: render_html(page).encode()}
     if markdown is not None:
-        written[markdown] = render_markdown(page)
-    for path, text in written.items():
-        write_bytes(path, text.encode())
+        written[markdown] = render_markdown(page).encode()
+    with atomic_paths(*written) as temporaries:
+        for temporary, data in zip(temporaries, written.values(), strict=True):
+            write_bytes(temporary, data)
     for caution in page.cautions:
         typer.echo(f"not a valid measurement: {caution.about.text}", err=True)
     for answer in page.answers:
         typer.echo("".join(part if isinstance(part, str) else part.text for part in answer))
-    for path, text in written.items():
-        typer.echo(f"{path}: {len(text.encode()) / 1e3:.0f} kB")
+    for path, data in written.items():
+        typer.echo(f"{path}: {len(data) / 1e3:.0f} kB")

@@ -10,10 +10,17 @@ import typer
 from alexnet_edge.cli._preprocess import PreprocessOptions, with_preprocess_options
 from alexnet_edge.cli._ranges import RangeSource, decibels, default_table
 from alexnet_edge.cli._shared import (
+    AnyVersionsOption,
+    BatchSizeOption,
     ClassesOption,
+    GraphArgument,
     JsonOption,
     MaxBadOption,
+    MaxJudgedOption,
     Output,
+    RecipeOption,
+    RuntimeOption,
+    TableOrMeasuredOption,
     ThreadsOption,
     label_images,
     new_table,
@@ -33,31 +40,24 @@ def register(app: typer.Typer) -> None:
 
 
 def sensitivity(
-    model: Annotated[Path, typer.Argument(help="The FP32 ONNX graph.")] = Path("alexnet.onnx"),
+    model: GraphArgument = Path("alexnet.onnx"),
     images: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="Class folders or images, or digits:val; needed."),
     ] = None,
-    table: Annotated[
-        Path | None,
-        typer.Option(help="Calibration table (default: MODEL.table.json, else measured now)."),
-    ] = None,
+    table: TableOrMeasuredOption = None,
     method: Annotated[
         str, typer.Option(help="Whose ranges: auto, or one of the table's.")
     ] = "auto",
-    recipe: Annotated[str, typer.Option(help="For measuring a table.")] = "default",
-    runtime: Annotated[
-        str, typer.Option(help="onnxruntime, tensorrt or tensorrt-rtx.")
-    ] = "onnxruntime",
-    max_images: Annotated[int | None, typer.Option(min=1, help="Images to judge on.")] = 512,
+    recipe: RecipeOption = "default",
+    runtime: RuntimeOption = "onnxruntime",
+    max_images: MaxJudgedOption = 512,
     max_bad: MaxBadOption = 0.01,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per inference.")] = 32,
+    batch_size: BatchSizeOption = 32,
     duration: Annotated[
         float, typer.Option(min=0, help="Seconds of timing for each engine; 0 for no timing.")
     ] = 2.0,
-    any_versions: Annotated[
-        bool, typer.Option("--any-versions", help="Accept a table that other versions measured.")
-    ] = False,
+    any_versions: AnyVersionsOption = False,
     classes: ClassesOption = None,
     threads: ThreadsOption = None,
     json: JsonOption = None,

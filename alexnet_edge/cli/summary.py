@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from alexnet_edge.cli._shared import JsonOption, Output, new_table
+from alexnet_edge.cli._shared import (
+    ArchOption,
+    JsonOption,
+    Output,
+    WidthOption,
+    new_table,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -19,9 +25,9 @@ def summary(
     checkpoint: Annotated[
         Path | None, typer.Argument(metavar="CKPT", help="A checkpoint (default: --arch).")
     ] = None,
-    arch: Annotated[str, typer.Option(help="alexnet, torchvision or caffe.")] = "alexnet",
+    arch: ArchOption = "alexnet",
     classes: Annotated[int, typer.Option(help="Number of outputs.")] = 1000,
-    width: Annotated[float, typer.Option(help="Factor on the channels.")] = 1.0,
+    width: WidthOption = 1.0,
     json: JsonOption = None,
 ) -> None:
     """Print each layer's kernel, stride, padding, output shape, parameters and MACs.

@@ -9,10 +9,11 @@ import typer
 
 from alexnet_edge.cli._preprocess import PreprocessOptions, with_preprocess_options
 from alexnet_edge.cli._shared import (
-    EXIT_INTERRUPTED,
+    ArchOption,
     JsonOption,
     MaxBadOption,
     Output,
+    WidthOption,
     duration,
     progress_bar,
 )
@@ -39,8 +40,8 @@ def train(
     val: Annotated[
         str | None, typer.Option(metavar="DIR", help="Validation class folders.")
     ] = None,
-    arch: Annotated[str, typer.Option(help="alexnet, torchvision or caffe.")] = "alexnet",
-    width: Annotated[float, typer.Option(help="Factor on the channels.")] = 1.0,
+    arch: ArchOption = "alexnet",
+    width: WidthOption = 1.0,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the images (default: 14; digits 4).")
     ] = None,
@@ -118,7 +119,7 @@ def train(
         last = last_path(out)
         if last.exists():
             typer.echo(f"stopped; go on from the last whole epoch with --resume ({last})", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        raise
     for item in result.skipped:
         output.say(f"skipped: {item.reason}")
     output.say(

@@ -116,7 +116,8 @@ def camera_differences(first: CameraRow, second: CameraRow) -> list[Difference]:
     found += _unlike(_versions(first.environment), _versions(second.environment), "", False)
     named = [
         {"engine": row.engine, "engine_sha256": row.raw.get("engine_sha256"),
-         "precision": row.raw.get("precision"), "reconnects": row.raw.get("reconnects"), "corrupt frames": row.frames("corrupt")}
+         "precision": row.raw.get("precision"), "reconnects": row.raw.get("reconnects"),
+         "corrupt frames": row.frames("corrupt")}
         for row in rows
     ]  # fmt: skip
     return found + _unlike(named[0], named[1], "", False)

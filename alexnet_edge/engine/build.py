@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from alexnet_edge.artifacts import atomic_path, sha256_file
+from alexnet_edge.artifacts import atomic_paths, sha256_file
 from alexnet_edge.dataset import ImageSet
 from alexnet_edge.engine.build_ort import build_onnxruntime
 from alexnet_edge.engine.build_trt import TensorRTBuilder
@@ -24,7 +24,7 @@ from alexnet_edge.engine.trt_config import is_strongly_typed
 from alexnet_edge.engine.vendor import BuiltEngine, EngineJob, OnProgress
 from alexnet_edge.errors import BuildError, GraphError
 from alexnet_edge.graph import GraphInfo, describe_model, load_onnx
-from alexnet_edge.manifest import LayerPrecision, Manifest
+from alexnet_edge.manifest import LayerPrecision, Manifest, manifest_path
 from alexnet_edge.preprocess import PreprocessSpec
 from alexnet_edge.quantize.calibrate import require_preprocess
 from alexnet_edge.quantize.choose import Choice
@@ -73,6 +73,7 @@ def build_engine(
             version lacks; a machine that is not the profile's; the vendor refuses.
         DatasetError: `auto`, and the images of the calibration are not where they were.
         GraphError: the graph is quantized already, or its metadata contradicts the arguments.
+        OSError: engine and manifest could not be written; neither is, and it names the file.
         StaleArtifactError: the table belongs to another model or preprocessing.
     """
     require_other_file(path, out)
@@ -91,27 +92,27 @@ def build_engine(
     )  # fmt: skip
     job = _make_job(prepared, graph, settings, names, applied, on_progress=on_progress)
     vendor = builder or build_onnxruntime
-    with atomic_path(out) as temporary:
-        built = vendor(job, temporary)
+    used = table if settings.precision == "int8" else None
+    with atomic_paths(out, manifest_path(out)) as (engine, described):
+        built = vendor(job, engine)
         _require_precisions(path, settings, applied, built)
-        engine_sha256 = sha256_file(temporary)
-    manifest = Manifest(
-        engine_sha256=engine_sha256,
-        model_sha256=graph.sha256,
-        table_sha256=table.sha256 if table is not None and settings.precision == "int8" else None,
-        preprocess=spec,
-        classes=classes,
-        runtime=settings.runtime,
-        runtime_version=built.runtime_version,
-        precision=settings.precision,
-        layers=built.layers,
-        device=built.device,
-        input=graph.input,
-        output=graph.output,
-        output_kind=graph.output_kind,
-        options=_record(graph, settings, applied, built),
-    )
-    manifest.save(out)
+        manifest = Manifest(
+            engine_sha256=sha256_file(engine),
+            model_sha256=graph.sha256,
+            table_sha256=None if used is None else used.sha256,
+            preprocess=spec,
+            classes=classes,
+            runtime=settings.runtime,
+            runtime_version=built.runtime_version,
+            precision=settings.precision,
+            layers=built.layers,
+            device=built.device,
+            input=graph.input,
+            output=graph.output,
+            output_kind=graph.output_kind,
+            options=_record(graph, settings, applied, built),
+        )
+        manifest.save(described)
     return manifest
 
 

@@ -6,6 +6,7 @@ opened, so a file that was built on one CPU is right on another.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import onnx_ir as ir
 
 from alexnet_edge import machine
 from alexnet_edge.engine.vendor import BuiltEngine, EngineJob
-from alexnet_edge.errors import BuildError
+from alexnet_edge.errors import BuildError, GraphError
 from alexnet_edge.manifest import LayerPrecision
 from alexnet_edge.runtimes.base import RuntimeOptions
 from alexnet_edge.runtimes.ort import create_session, import_onnxruntime, session_options
@@ -33,6 +34,7 @@ def build_onnxruntime(job: EngineJob, out: Path) -> BuiltEngine:
         BuildError: FP16 was asked for, for which the CPU provider has no kernels; or the engine
             does not run.
         GraphError: ONNX Runtime refuses the graph.
+        OSError: the engine could not be written.
     """
     ort = import_onnxruntime("building for onnxruntime")
     if job.precision == "fp16":
@@ -44,12 +46,35 @@ def build_onnxruntime(job: EngineJob, out: Path) -> BuiltEngine:
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     settings.optimized_model_filepath = str(out)
     serialized = ir.to_proto(job.model).SerializeToString()
-    _try_out(create_session(serialized, RuntimeOptions(), settings), job)
+    try:
+        session = create_session(serialized, RuntimeOptions(), settings)
+    except GraphError:
+        _require_room(out, len(serialized))
+        raise
+    _try_out(session, job)
     return BuiltEngine(
         runtime_version=ort.__version__,
         layers=tuple(_read_layers(out, job.layers)),
         device={"kind": "cpu", "name": machine.cpu_name(), "vnni": machine.has_vnni()},
     )
+
+
+def _require_room(out: Path, size_bytes: int) -> None:
+    """Write where ONNX Runtime could not: it says that the graph is at fault when a disk is full.
+
+    Args:
+        out: what it began to write; where it did not, something else was wrong.
+        size_bytes: more than what was left to write.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    if not out.exists():
+        return
+    with out.open("ab") as file:
+        file.write(bytes(size_bytes))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _try_out(session: onnxruntime.InferenceSession, job: EngineJob) -> None:

@@ -11,12 +11,11 @@ import abc
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar
 
 import numpy as np
-from typing_extensions import Self
 
+from alexnet_edge.closing import Closing
 from alexnet_edge.errors import InputError, UnavailableError
 from alexnet_edge.preprocess import AnyArray, PreprocessSpec
 from alexnet_edge.results import TensorSpec
@@ -125,7 +124,7 @@ class LayerTime:
     mean_us: float
 
 
-class Runtime(abc.ABC):
+class Runtime(Closing):
     """An opened network. One caller at a time, but for TensorRT's, which take as many as contexts.
 
     Attributes:
@@ -229,22 +228,11 @@ class Runtime(abc.ABC):
     @abc.abstractmethod
     def _execute(self, batch: AnyArray) -> AnyArray: ...
 
-    def _release(self) -> None:  # noqa: B027 - most backends hold nothing but memory
-        """Free what the backend holds."""
+    def _release(self) -> None:
+        """Free what the backend holds beside memory; most hold nothing."""
 
     def close(self) -> None:
         """Free the network; a second call does nothing."""
         if self._open:
             self._open = False
             self._release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from types import TracebackType
 
+from typing_extensions import Self
+
+from alexnet_edge.closing import Closing
 from alexnet_edge.errors import InputError
 from alexnet_edge.sensors.base import Sensor
 from alexnet_edge.sensors.discovery import find_sensors
@@ -17,7 +19,7 @@ _PATIENCE_S = 2.0
 """A sensor that hangs must not hang what is measured."""
 
 
-class SensorSampler:
+class SensorSampler(Closing):
     """Samples sensors in a daemon thread between `with` and its end.
 
         with SensorSampler() as sampler:
@@ -62,7 +64,7 @@ class SensorSampler:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> SensorSampler:
+    def __enter__(self) -> Self:
         if self._thread is not None:
             raise InputError("this sampler has run already", hint="make another SensorSampler")
         sensors = find_sensors() if self._given is None else self._given
@@ -73,16 +75,12 @@ class SensorSampler:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Take the last sample, and close the sensors; a second call does nothing."""
+        if self._thread is None or self._stop.is_set():
+            return
         self._stop.set()
         self._ended_s = time.monotonic()
-        if self._thread is None:
-            return
         self._thread.join(_PATIENCE_S)
         if self._thread.is_alive():  # it holds a sensor that hangs, and ends with the process
             return

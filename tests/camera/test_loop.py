@@ -159,6 +159,27 @@ def test_a_live_source_gives_the_newest_frame_and_counts_the_dropped(run_loop, c
     assert ages[len(ages) // 2] < 1000, "no queue builds up"
 
 
+def test_waiting_without_sleep_answers_the_same_and_keeps_a_core_busy(run_loop, clip):
+    seen = {}
+    for spin in (False, True):
+        seen[spin], collected = run_loop(f"file://{clip}?live=1", spin=spin, max_frames=20)
+        assert seen[spin].stats.answered == len(collected.answers) == 20
+        assert [a.frame.index for a in collected.answers] == sorted(
+            {number_of(a.frame.pixels) for a in collected.answers}
+        )
+    assert seen[True].cpu_percent > seen[False].cpu_percent
+
+
+def test_waiting_without_sleep_notices_a_stall_and_a_stop(run_loop, start_loop, clip, tmp_path):
+    os.mkfifo(tmp_path / "empty")
+    source = f"raw://{tmp_path}/empty?width=64&height=48&live=1"
+    result, _ = run_loop(source, spin=True, stall_timeout_s=0.5)
+    assert result.reason == "stalled"
+    running = start_loop(f"file://{clip}?live=1&loop=1", spin=True)
+    time.sleep(0.5)
+    assert running.stop().reason == "stopped"
+
+
 @pytest.mark.parametrize("throughput", [False, True])
 def test_frames_are_accounted_for_when_it_ends_early(run_loop, clip, throughput):
     result, seen = run_loop(str(clip), max_frames=7, throughput=throughput)

@@ -6,12 +6,19 @@ import dataclasses
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 COMMAND = [sys.executable, "-c", "from alexnet_edge.cli import main; main()"]
+ON_A_FULL_DISK = """
+import resource, sys
+limit = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+from alexnet_edge.cli import main
+main()
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +35,20 @@ Run = Callable[..., Done]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run `alexnet-edge ARGUMENTS…` in ``tmp_path`` (or ``cwd``)."""
+    """Run `alexnet-edge ARGUMENTS…` in ``tmp_path`` (or ``cwd``).
 
-    def run_command(*arguments: object, cwd: Path = tmp_path) -> Done:
+    With ``room_bytes`` no file can grow larger, as if the disk were full then.
+    """
+
+    def run_command(
+        *arguments: object, cwd: Path = tmp_path, room_bytes: int | None = None
+    ) -> Done:
+        command = COMMAND
+        if room_bytes is not None:
+            pytest.importorskip("resource", reason="file size limits are POSIX's")
+            command = [sys.executable, "-c", ON_A_FULL_DISK, str(room_bytes)]
         done = subprocess.run(
-            [*COMMAND, *map(str, arguments)],
+            [*command, *map(str, arguments)],
             cwd=cwd,
             capture_output=True,
             text=True,
@@ -42,6 +58,28 @@ def run(tmp_path: Path) -> Run:
         return Done(done.returncode, done.stdout, done.stderr)
 
     return run_command
+
+
+@pytest.fixture
+def make_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Return a function that mounts a file system with room for so many bytes; root's only."""
+    mounted: list[Path] = []
+
+    def mount(room_bytes: int) -> Path:
+        disk = tmp_path / f"disk{len(mounted)}"
+        disk.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={room_bytes}", "tmpfs", str(disk)]
+        if (
+            shutil.which("mount") is None
+            or subprocess.run(command, capture_output=True, check=False).returncode
+        ):
+            pytest.skip("this user may not mount a small file system")
+        mounted.append(disk)
+        return disk
+
+    yield mount
+    for disk in mounted:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 
 import pytest
 
@@ -160,3 +161,52 @@ def test_dry_run_for_a_library_that_is_not_here_says_so(run, folder):
     assert plan["not_here"]
     assert (plan["typing"], plan["flags"]) == (None, None)
     assert "not on this machine: " in done.err
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("room_bytes", [0, 1000, 100_000])
+def test_on_a_full_disk_the_old_engine_and_its_manifest_stay(run, folder, room_bytes):
+    first = run("build", "--fp32", "--out", "e.onnx")
+    assert first.code == 0, first.err
+    before = contents(folder)
+    done = run("build", "--int8", "--method", "minmax", "--out", "e.onnx", room_bytes=room_bytes)
+    assert done.code == 1
+    assert done.err.splitlines() == [
+        "error: e.onnx, e.onnx.json: File too large",
+        "hint: check the path, its rights and the disk",
+    ]
+    assert contents(folder) == before
+
+
+def test_there_is_no_engine_without_its_manifest(run, folder, make_disk):
+    """On a disk that the engine fits on, to its last page, and its manifest not."""
+    arguments = ["build", "--int8", "--method", "minmax", "--out"]
+    built = run(*arguments, "e.onnx")
+    assert built.code == 0, built.err
+    pages = -(-(folder / "e.onnx").stat().st_size // mmap.PAGESIZE)
+    short = make_disk((pages - 1) * mmap.PAGESIZE)
+    done = run(*arguments, short / "e.onnx")
+    assert done.code == 1
+    assert f"{short / 'e.onnx'}, " in done.err
+    assert "No space left on device" in done.err
+    assert names(short) == []
+    exact = make_disk(pages * mmap.PAGESIZE)
+    done = run(*arguments, exact / "e.onnx")
+    assert done.code == 1
+    assert done.err.startswith(f"error: {exact / 'e.onnx.json'}: No space left on device\n")
+    assert names(exact) == []
+    enough = make_disk((pages + 1) * mmap.PAGESIZE)
+    done = run(*arguments, enough / "e.onnx")
+    assert done.code == 0, done.err
+    assert names(enough) == ["e.onnx", "e.onnx.json"]
+
+
+def test_an_engine_is_not_begun_where_its_manifest_cannot_be(run, folder):
+    (folder / "e.onnx.json").mkdir()
+    done = run("build", "--out", "e.onnx")
+    assert done.code == 1
+    assert "e.onnx.json: is a folder" in done.err
+    assert not (folder / "e.onnx").exists()

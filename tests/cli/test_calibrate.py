@@ -211,8 +211,10 @@ def test_sensitivity_measures_a_table_where_there_is_none(run, folder, photos):
     assert (folder / "alexnet.table.json").exists()
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_calibration_leaves_no_table(folder, digits_folders, sent):
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
+)
+def test_an_interrupted_calibration_leaves_no_table(folder, digits_folders, sent, code):
     many = folder / "many"
     many.mkdir()
     photo = next((digits_folders / "val" / "3").iterdir())
@@ -225,7 +227,7 @@ def test_an_interrupted_calibration_leaves_no_table(folder, digits_folders, sent
     time.sleep(3)
     process.send_signal(sent)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "interrupted: no half-written file was left behind" in err
+    assert process.returncode == code, err
+    assert "no half-written file was left behind" in err
     assert "Traceback" not in err
     assert not [path for path in folder.iterdir() if "t.json" in path.name or ".t." in path.name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -63,6 +64,34 @@ def test_errors_are_one_line_with_a_hint_and_leave_nothing(results, run, argumen
     assert message in first
     assert second.startswith("hint: ")
     assert {path.name: path.read_bytes() for path in results.iterdir()} == before
+
+
+def test_on_a_full_disk_the_old_pages_stay(results, run):
+    assert run("report", "bench.json", "--markdown", "report.md").code == 0
+    before = {path.name: path.read_bytes() for path in results.iterdir()}
+    arguments = ["report", "bench.json", "parity.json", "--markdown", "report.md"]
+    for room_bytes in (0, 1000):
+        done = run(*arguments, room_bytes=room_bytes)
+        assert done.code == 1
+        assert done.err.splitlines() == [
+            "error: report.html: File too large",
+            "hint: check the path, its rights and the disk",
+        ]
+        assert not done.out, "an answer is for who has the page"
+        assert {path.name: path.read_bytes() for path in results.iterdir()} == before
+
+
+def test_one_page_is_not_written_without_the_other(results, run, make_disk):
+    """On a disk that the page fits on, to its last block, and its Markdown not."""
+    arguments = ["report", "bench.json", "parity.json", "--out"]
+    assert run(*arguments, "report.html").code == 0
+    pages = -(-(results / "report.html").stat().st_size // mmap.PAGESIZE)
+    disk = make_disk(pages * mmap.PAGESIZE)
+    done = run(*arguments, disk / "report.html", "--markdown", disk / "report.md")
+    assert done.code == 1
+    assert done.err.startswith(f"error: {disk / 'report.md'}: No space left on device\n")
+    assert list(disk.iterdir()) == []
+    assert run(*arguments, disk / "report.html").code == 0
 
 
 def test_the_same_results_give_the_same_bytes(results):

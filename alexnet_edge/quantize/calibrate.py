@@ -31,6 +31,7 @@ from alexnet_edge.graph import (
 from alexnet_edge.machine import package_versions, usable_cores
 from alexnet_edge.preprocess import PreprocessSpec
 from alexnet_edge.quantize.collect import Histograms, Network, Observed, collect
+from alexnet_edge.quantize.deferred import COMPUTER_ALGEBRA, deferred
 from alexnet_edge.quantize.observers import Histogram
 from alexnet_edge.quantize.table import CalibrationTable, Range
 from alexnet_edge.quantize.thresholds import ASYMMETRIC, METHODS, PARAMETERS, SYMMETRIC, Method
@@ -45,7 +46,7 @@ class CalibrationSettings:
 
     Attributes:
         max_images: how many images to take, evenly over the classes; None for all.
-        batch_size: images per inference; the table does not depend on it.
+        batch_size: images per inference, at most; the table does not depend on it.
         seed: of the choice of images.
         workers: decoding threads; the table does not depend on it.
         max_bad: share of the images that may fail to decode.
@@ -145,8 +146,10 @@ def calibrate(
         raise GraphError(f"{path}: is quantized already", hint="give the FP32 graph")
     spec = require_preprocess(outline, preprocess)
     size = outline.input.batch or settings.batch_size
+    # The last batches are small, so that no thread waits long for another's.
+    last = outline.input.batch or math.ceil(size / 4)
     batches = [(0, part) for part in _batches(_without(chosen, held_out), size)]
-    batches += [(1, part) for part in _batches(held_out, size)]
+    batches += [(1, part) for part in _batches(held_out, last)]
     loading = _Loading(model, outline, every_tensor=settings.every_tensor)
     rest, held = collect(spec, batches, loading.load, workers=workers, on_batch=progress)
     graph = loading.hashed()
@@ -186,15 +189,16 @@ class _Loading:
 
     def load(self) -> Network:
         """Return the network in normal form, with the tensors that are quantized."""
-        # Imported here, while images are decoded: onnx-ir takes as long as sixty images.
-        from alexnet_edge.quantize.layers import (
-            QDQ_OPSET,
-            bypassed_tensors,
-            float_tensors,
-            prepare,
-            quantization_points,
-            weighted_layers,
-        )
+        # Imported here, while images are decoded.
+        with deferred(COMPUTER_ALGEBRA):
+            from alexnet_edge.quantize.layers import (
+                QDQ_OPSET,
+                bypassed_tensors,
+                float_tensors,
+                prepare,
+                quantization_points,
+                weighted_layers,
+            )
 
         path = self._outline.path
         if self._outline.opset < QDQ_OPSET:

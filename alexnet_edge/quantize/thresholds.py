@@ -180,22 +180,23 @@ def squared_errors(histogram: Histogram, thresholds: FloatArray, steps: FloatArr
     counts = histogram.counts.reshape(-1, 2).sum(axis=1)  # half the bins are fine enough here
     width = 2 * histogram.width
     filled = np.flatnonzero(counts)
-    density = counts[filled] / width
-    low = filled * width
-    high = low + width
+    edges = np.arange(filled[-1] + 2 if filled.size else 1) * width
     c, s = thresholds[:, None], steps[:, None]
-    inner_low, inner_high = np.minimum(low, c), np.minimum(high, c)
-    rounding = _rounding_integral(inner_high, s) - _rounding_integral(inner_low, s)
-    clipping = (np.maximum(high - c, 0) ** 3 - np.maximum(low - c, 0) ** 3) / 3
-    found: FloatArray = (rounding + clipping) @ density
+    integral = _rounding_integral(np.minimum(edges, c), s) + _cube(np.maximum(edges - c, 0)) / 3
+    found: FloatArray = np.diff(integral, axis=1)[:, filled] @ (counts[filled] / width)
     return found
 
 
 def _rounding_integral(x: FloatArray, step: FloatArray) -> FloatArray:
     """Return the integral from 0 to x of the squared distance to the nearest multiple of step."""
     nearest = np.rint(x / step)
-    found: FloatArray = nearest * step**3 / 12 + (x - nearest * step) ** 3 / 3
+    found: FloatArray = nearest * (_cube(step) / 12) + _cube(x - nearest * step) / 3
     return found
+
+
+def _cube(x: FloatArray) -> FloatArray:
+    """Return x³; NumPy's power takes ten times as long."""
+    return x * x * x
 
 
 METHODS: dict[str, Method] = {

@@ -27,7 +27,7 @@ class LayerPrecision:
     Attributes:
         name: the weighted layer's name in the FP32 graph.
         op: the engine's operator.
-        precision: `int4` (weights), `int8`, `fp16` or `fp32`.
+        precision: `int2` and `int4` (weights), `int8`, `fp16` or `fp32`.
     """
 
     name: str

@@ -126,13 +126,17 @@ class Pareto:
     kind: str = "pareto"
 
 
-def list_candidates(build: BuildSettings, layers: Sequence[str]) -> list[Candidate]:
+def list_candidates(
+    build: BuildSettings, layers: Sequence[str], linear: Sequence[str] = ()
+) -> list[Candidate]:
     """Return the ways to build for a target.
 
     Args:
         build: the target.
         layers: names of the network's weighted layers in order; the first and the last are those
             that are spared from INT8 most often.
+        linear: names of the fully connected ones among them. All but the last, which is small and
+            decides, may have 2 bits where there is a kernel for that.
     """
     four_bits = {block: Int4Settings(block) for block in (DEFAULT_BLOCK, min(BLOCKS))}
     plain = dataclasses.replace(build, int4=None, spared=(), judgement=None)
@@ -148,6 +152,11 @@ def list_candidates(build: BuildSettings, layers: Sequence[str]) -> list[Candida
     found.append(one(f"int4-fc/{DEFAULT_BLOCK}", "fp32", int4=four_bits[DEFAULT_BLOCK]))
     if build.runtime != "onnxruntime":
         found.insert(1, one("fp16", "fp16"))
+        return found
+    for count in range(1, len(linear)):
+        fewer = Int4Settings(DEFAULT_BLOCK, two_bit=tuple(linear[:count]))
+        with contextlib.suppress(BuildError):  # this version of the runtime has no kernel for it
+            found.append(one(f"int8 + int2-fc/{count} of {len(linear)}", "int8", int4=fewer))
     return found
 
 

@@ -56,8 +56,8 @@ METHODS = ("minmax", "entropy", "percentile")
 ACCURACY_PEERS = tuple(f"ort-{method}{kind}" for method in METHODS for kind in ("", "-u8"))
 
 
-def make_model(path: Path) -> None:
-    """Export AlexNet with 1,000 classes and random weights."""
+def make_model(path: Path, kind: str = "float32") -> None:
+    """Export AlexNet with 1,000 classes and random weights; ``kind`` of input."""
     import torch
 
     from alexnet_edge.export import ExportSettings, export_onnx
@@ -71,7 +71,7 @@ def make_model(path: Path) -> None:
         if parameter.ndim > 1:
             torch.nn.init.kaiming_normal_(parameter, nonlinearity="relu")
     checkpoint = Checkpoint(architecture, module.state_dict())
-    export_onnx(checkpoint, PreprocessSpec(), ExportSettings(), path)
+    export_onnx(checkpoint, PreprocessSpec(input=kind), ExportSettings(), path)
 
 
 def link_photos(folder: Path, count: int) -> Path:

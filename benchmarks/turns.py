@@ -32,11 +32,13 @@ class Contender:
         name: as tables have it.
         runtime: `torch`, `torch-compile`, `onnxruntime`, `openvino` or `alexnet-edge`.
         path: its file.
+        input: `float32` (N, 3, 227, 227), or `uint8` (N, 227, 227, 3).
     """
 
     name: str
     runtime: str
     path: Path
+    input: str = "float32"
 
     @property
     def size_bytes(self) -> int:
@@ -52,7 +54,8 @@ class Worker:
     def __init__(self, contender: Contender, threads: int) -> None:
         self.contender = contender
         self._process = subprocess.Popen(
-            [sys.executable, str(WORKER), contender.runtime, str(contender.path), str(threads)],
+            [sys.executable, str(WORKER), contender.runtime, str(contender.path), str(threads),
+             contender.input],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.loaded: dict[str, Any] = self._read()

@@ -1,6 +1,6 @@
 """One contender of `turns.py`: loads a network, then runs it when asked.
 
-    python benchmarks/turns_worker.py RUNTIME FILE THREADS
+    python benchmarks/turns_worker.py RUNTIME FILE THREADS float32|uint8
 
 Each line of standard input is a request, each line of standard output its answer, both JSON:
 `{"batch": 1, "seconds": 0.5}` gives the nanoseconds of each inference on random input,
@@ -91,30 +91,35 @@ def run_for(infer: Infer, batch: Any, seconds: float) -> list[int]:
             return taken
 
 
+def make_batch(kind: str, count: int) -> Any:
+    rng = np.random.default_rng(0)
+    if kind == "uint8":
+        return rng.integers(0, 256, (count, 227, 227, 3), np.uint8)
+    return rng.standard_normal((count, 3, 227, 227), np.float32)
+
+
 def classify(infer: Infer, images: Any) -> list[int]:
     answers = [infer(images[start : start + 1]) for start in range(len(images))]
     return [int(row.argmax()) for row in np.concatenate(answers)]
 
 
 def main() -> None:
-    runtime, path, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    runtime, path, threads, kind = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
-    shape = (3, 227, 227)
     try:
         infer = load(runtime, path, threads)
-        infer(np.zeros((1, *shape), np.float32))
+        infer(make_batch(kind, 1))
         found: dict[str, Any] = {"ready": True}
     except Exception as error:  # whatever a library raises is the answer
         found = {"error": f"{type(error).__name__}: {error}"[:2000]}
     print(json.dumps(found), file=answers, flush=True)
-    rng = np.random.default_rng(0)
     for line in sys.stdin:
         request = json.loads(line)
         if "images" in request:
             found = {"top1": classify(infer, np.load(request["images"]))}
         else:
-            batch = rng.standard_normal((request["batch"], *shape), np.float32)
+            batch = make_batch(kind, request["batch"])
             found = {"ns": run_for(infer, batch, request["seconds"])}
         print(json.dumps(found), file=answers, flush=True)
 

@@ -152,3 +152,20 @@ def test_half_precision_is_tried_where_the_target_has_it():
     names = [one.name for one in list_candidates(BuildSettings("int8", "tensorrt-rtx"), LAYERS)]
     assert "fp16" in names
     assert "fp16" not in [one.name for one in list_candidates(BuildSettings("int8"), LAYERS)]
+
+
+def test_2_bits_are_tried_where_the_runtime_has_them(monkeypatch):
+    linear = [f"classifier.{n}" for n in (1, 4, 6)]
+
+    def tried(version, runtime="onnxruntime"):
+        monkeypatch.setattr(
+            "alexnet_edge.engine.settings.package_versions", lambda: {"onnxruntime": version}
+        )
+        found = list_candidates(BuildSettings("int8", runtime), LAYERS, linear)
+        return {one.name: one.settings.int4.two_bit for one in found if "int2" in one.name}
+
+    assert tried("1.32.0") == {
+        "int8 + int2-fc/1 of 3": tuple(linear[:1]), "int8 + int2-fc/2 of 3": tuple(linear[:2]),
+    }  # fmt: skip
+    assert tried("1.31.0") == {}
+    assert tried("1.32.0", "tensorrt-rtx") == {}

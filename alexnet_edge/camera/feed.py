@@ -2,7 +2,8 @@
 
 `DirectFeed` takes the newest frame when the engine is free and prepares it then: one frame in
 flight, the lowest age. `AheadFeed` prepares the next ones while the engine runs: for files, whose
-frames do not age, and for throughput.
+frames do not age, and for throughput. Where the engine serves several callers at a time,
+`workers.WorkerFeed` does more for throughput.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Protocol
 from alexnet_edge.camera.capture import Capture
 from alexnet_edge.camera.frames import Frame
 from alexnet_edge.camera.sources.base import CorruptFrameError, Picture
-from alexnet_edge.classifier import Classifier
+from alexnet_edge.classifier import Classifier, Probabilities
 from alexnet_edge.preprocess import AnyArray
 
 _POLL_S = 0.1
@@ -24,11 +25,24 @@ _POLL_S = 0.1
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prepared:
-    """A frame with the network's input, (1, …), made of it."""
+    """A frame with the network's input, (1, …), made of it.
+
+    Attributes:
+        frame, tensor: they.
+        preprocess_ms: what making it took.
+        probabilities: (classes,), where the feed has asked the engine already.
+        inference_ms: what that took, of the whole batch.
+    """
 
     frame: Frame
     tensor: AnyArray
     preprocess_ms: float
+    probabilities: Probabilities | None = None
+    inference_ms: float = 0.0
+
+    def answered(self, probabilities: Probabilities, inference_ms: float) -> Prepared:
+        """Return the frame with the engine's answer."""
+        return dataclasses.replace(self, probabilities=probabilities, inference_ms=inference_ms)
 
 
 class Feed(Protocol):
@@ -117,8 +131,7 @@ class AheadFeed:
             while not self._stop.is_set():
                 item = self._capture.take(_POLL_S)
                 if item is not None:
-                    # The engine is behind and needs the cores: what counts is their time in all.
-                    prepared = prepare(self._capture, self._classifier, *item, threads=1)
+                    prepared = prepare(self._capture, self._classifier, *item)
                     if prepared is not None:
                         self._put(prepared)
                 elif self._capture.ended:

@@ -27,6 +27,7 @@ from alexnet_edge.camera.histogram import Percentiles
 from alexnet_edge.camera.smoothing import make_smoother
 from alexnet_edge.camera.sources.base import Source
 from alexnet_edge.camera.stats import StatsKeeper
+from alexnet_edge.camera.workers import WorkerFeed
 from alexnet_edge.classifier import Classifier, Probabilities
 from alexnet_edge.errors import InputError
 
@@ -159,7 +160,7 @@ class CameraLoop:
         feed: Feed | None = None
         try:
             self._capture.start()
-            feed = self._make_feed()
+            feed = self._make_feed(batch)
             reason = self._answer_all(feed, batch)
         finally:
             # Times first: closing outputs is no part of the run.
@@ -182,7 +183,9 @@ class CameraLoop:
         most = THROUGHPUT_BATCH if self._options.throughput else 1
         return self._classifier.warm_up_batch(most)
 
-    def _make_feed(self) -> Feed:
+    def _make_feed(self, batch: int) -> Feed:
+        if self._options.throughput and self._classifier.callers > 1:
+            return WorkerFeed(self._capture, self._classifier, batch)
         if self._options.throughput:
             return AheadFeed(self._capture, self._classifier, THROUGHPUT_BATCH)
         if not self._source.live:
@@ -212,15 +215,10 @@ class CameraLoop:
         if self._first_s is None:
             self._first_s, self._first_cpu_s = time.monotonic(), time.process_time()
         self._stats.set_state("running")
-        started = time.monotonic()
-        tensors = [item.tensor for item in prepared]
-        batch = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
-        probabilities = self._classifier.infer(batch)
-        inference_ms = (time.monotonic() - started) * 1e3
         dropped = self._capture.counts().dropped
         answers = [
-            self._make_answer(item, row, inference_ms, dropped, position)
-            for position, (item, row) in enumerate(zip(prepared, probabilities, strict=True), 1)
+            self._make_answer(item, row, dropped, position)
+            for position, (item, row) in enumerate(self._ask(prepared), 1)
         ]
         for answer in answers:
             self._note_size(answer)
@@ -230,11 +228,22 @@ class CameraLoop:
                 self._give(sink, answer)
             self._stats.add_output((time.monotonic() - began) * 1e3)
 
+    def _ask(self, prepared: Sequence[Prepared]) -> list[tuple[Prepared, Probabilities]]:
+        """Return each frame with its probabilities, by the engine where the feed has not asked."""
+        known = [(item, item.probabilities) for item in prepared if item.probabilities is not None]
+        if len(known) == len(prepared):
+            return known
+        started = time.monotonic()
+        tensors = [item.tensor for item in prepared]
+        found = self._classifier.infer(tensors[0] if len(tensors) == 1 else np.concatenate(tensors))
+        spent_ms = (time.monotonic() - started) * 1e3
+        return [(item.answered(row, spent_ms), row)
+                for item, row in zip(prepared, found, strict=True)]  # fmt: skip
+
     def _make_answer(
         self,
         item: Prepared,
         probabilities: Probabilities,
-        inference_ms: float,
         dropped: int,
         position: int,
     ) -> Answer:
@@ -242,7 +251,7 @@ class CameraLoop:
         stages = {
             "capture": item.frame.capture_ms,
             "preprocess": item.preprocess_ms,
-            "inference": inference_ms,
+            "inference": item.inference_ms,
         }
         return Answer(
             frame=item.frame,

@@ -48,7 +48,8 @@ class Prediction:
 class Classifier(Closing):
     """An engine that classifies pictures.
 
-    Thread-safe: preparation runs in the callers' threads side by side, inferences take turns.
+    Thread-safe: preparation runs in the callers' threads side by side; inferences take turns, or
+    run side by side where ``options.contexts`` asks for that and the runtime does it.
     Close it, or use it as a context manager; it frees the engine and what the engine holds on a
     device.
 
@@ -80,8 +81,9 @@ class Classifier(Closing):
         if top_k < 1:
             raise InputError(f"top_k is {top_k}", hint="give 1 or more")
         self._top_k = top_k
-        self._lock = threading.Lock()
+        self._closing = threading.Lock()
         self._runtime = open_engine(Path(engine), options)
+        self._turns = threading.BoundedSemaphore(self._runtime.contexts)
         try:
             self.info: EngineInfo = self._runtime.info
             self.spec = _choose_spec(self.info, preprocess)
@@ -135,7 +137,7 @@ class Classifier(Closing):
         Raises:
             InputError: another shape or dtype, or the classifier is closed.
         """
-        with self._lock:
+        with self._turns:
             answers = self._runtime.infer_any(batch)
         if self.info.output_kind == "probabilities":
             return answers.astype(np.float64)
@@ -176,14 +178,23 @@ class Classifier(Closing):
                 break
         return most
 
+    @property
+    def callers(self) -> int:
+        """How many inferences run at a time."""
+        return self._runtime.contexts
+
     def describe(self) -> dict[str, object]:
         """Return the runtime's settings, as JSON values."""
         return self._runtime.describe()
 
     def close(self) -> None:
         """Free the engine, after the inference in progress; a second call does nothing."""
-        with self._lock:
+        with self._closing:
+            for _ in range(self.callers):
+                self._turns.acquire()
             self._runtime.close()
+            for _ in range(self.callers):
+                self._turns.release()
         self._cropper.close()
 
 

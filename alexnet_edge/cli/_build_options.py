@@ -24,6 +24,7 @@ class AskedPrecision:
     int4_fc: bool = False
     int4_block: int | None = None
     int4_rounding: str | None = None
+    int2: tuple[str, ...] = ()
 
     @property
     def given(self) -> bool:
@@ -42,11 +43,13 @@ class AskedPrecision:
         from alexnet_edge.quantize.int4 import AUTO, DEFAULT_BLOCK, Int4Settings
 
         if not self.int4_fc:
-            if self.int4_block is not None or self.int4_rounding is not None:
-                raise typer.BadParameter("--int4-block and --int4-rounding are for --int4-fc")
+            if self.int4_block is not None or self.int4_rounding is not None or self.int2:
+                raise typer.BadParameter(
+                    "--int4-block, --int4-rounding and --int2 are for --int4-fc"
+                )
             return None
         block = DEFAULT_BLOCK if self.int4_block is None else self.int4_block
-        return Int4Settings(block, self.int4_rounding or AUTO)
+        return Int4Settings(block, self.int4_rounding or AUTO, self.int2)
 
 
 def name_criterion(*, smallest: bool, fastest: bool, contradicted: bool) -> str | None:

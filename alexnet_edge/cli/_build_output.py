@@ -91,7 +91,8 @@ def _show_int4(output: Output, options: Any) -> None:
         said += f" to {fitted} images"
         if fitted < FIT_IMAGES:
             said += f"; up to {FIT_IMAGES} make it closer (calibrate --max-images)"
-    output.say(said)
+    two_bit = [name for name, layer in options["int4_layers"].items() if layer["bits"] == 2]
+    output.say(f"{said}; 2 bits: {', '.join(two_bit)}" if two_bit else said)
 
 
 def _show_pruning(output: Output, options: Any) -> None:

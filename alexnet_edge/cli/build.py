@@ -56,6 +56,10 @@ def build(
             metavar="NAME", help="nearest, mse or gptq (default: by the loss on held-out images)."
         ),
     ] = None,
+    int2: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAYER", help="Of --int4-fc's, one that gets 2 bits; repeatable."),
+    ] = None,
     table: Annotated[
         Path | None, typer.Option(help="Calibration table (default: MODEL.table.json).")
     ] = None,
@@ -163,7 +167,7 @@ def build(
         model, table, images, cache, recipe, method, preprocessing.alone(),
         any_versions=any_versions, judged=max_drop is not None,
     )  # fmt: skip
-    asked = AskedPrecision(fp32, fp16, int8, int4_fc, int4_block, int4_rounding)
+    asked = AskedPrecision(fp32, fp16, int8, int4_fc, int4_block, int4_rounding, tuple(int2 or ()))
     precision, int4 = asked.name(), asked.int4()
     by = name_criterion(
         smallest=smallest, fastest=fastest,

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 EXIT_STALLED = 4
 """The watchdog's: no frame came for --stall-timeout."""
 
+_CALLERS_MOST = 4
+"""Inferences at a time with --throughput on a CPU: each has eight frames in flight."""
 _BENCH_DURATION_S = 10.0
 
 
@@ -133,6 +135,7 @@ def camera(
     from alexnet_edge.camera.capture import CaptureOptions
     from alexnet_edge.camera.loop import LoopOptions
     from alexnet_edge.camera.sources import Timeouts, make_source
+    from alexnet_edge.machine import usable_cores
     from alexnet_edge.runtimes.base import RuntimeOptions
 
     outputs = _Outputs(jsonl, record, serve, token, view=view and not bench)
@@ -146,7 +149,9 @@ def camera(
     )  # fmt: skip
     described = make_source(source, Timeouts(max(2 * read_timeout, 1.0), read_timeout))
     output = Output(json)
-    with _open(engine, RuntimeOptions(device, threads, spin=spin), classes) as classifier:
+    on_cpu = engine.suffix == ".onnx" and device in {None, "cpu"}
+    callers = min(_CALLERS_MOST, usable_cores()) if throughput and on_cpu else 1
+    with _open(engine, RuntimeOptions(device, threads, callers, spin=spin), classes) as classifier:
         if dry_run:
             _show_plan(output, classifier, described)
             return

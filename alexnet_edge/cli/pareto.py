@@ -104,8 +104,9 @@ def run_pareto(
     judged = label_images(open_images(source.images or ""), read_graph(source.model), names)
     ranges = source.open(output, default_table(source.model), build.dialect)
     prepared = prepare(load_onnx(source.model), source.model)
-    layers = [layer.name for layer in weighted_layers(prepared, source.model)]
-    candidates = list_candidates(build, layers)
+    layers = weighted_layers(prepared, source.model)
+    linear = [layer.name for layer in layers if layer.fully_connected]
+    candidates = list_candidates(build, [layer.name for layer in layers], linear)
     with progress_bar("measuring") as update:
         found = measure_pareto(
             source.model, ranges, judged.sample(max_images),

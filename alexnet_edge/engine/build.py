@@ -243,7 +243,11 @@ def _require_precisions(
     if settings.precision == "int8":
         others = {*settings.spared, *applied.int4}
         _require(path, "int8", [layer for layer in built.layers if layer.name not in others])
-    _require(path, "int4", [layer for layer in built.layers if layer.name in applied.int4])
+    if settings.int4 is None:
+        return
+    for bits in (2, 4):
+        names = [name for name in applied.int4 if settings.int4.bits(name) == bits]
+        _require(path, f"int{bits}", [layer for layer in built.layers if layer.name in names])
 
 
 def _require(path: Path, precision: str, wanted: list[LayerPrecision]) -> None:

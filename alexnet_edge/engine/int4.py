@@ -39,7 +39,7 @@ def int4_layers(model: ir.Model, graph: GraphInfo, settings: BuildSettings) -> t
 
     Raises:
         BuildError: blocks do not fit the target.
-        GraphError: there are none.
+        GraphError: there are none, or not those that are to have 2 bits.
     """
     if settings.int4 is None:
         return ()
@@ -51,7 +51,13 @@ def int4_layers(model: ir.Model, graph: GraphInfo, settings: BuildSettings) -> t
             hint="build without --int4-fc",
         )
     require_blocks(layers, settings.int4.block, settings.dialect)
-    return tuple(layer.name for layer in layers)
+    names = tuple(layer.name for layer in layers)
+    if others := [name for name in settings.int4.two_bit if name not in names]:
+        raise GraphError(
+            f"{graph.path}: '{others[0]}' is none of the layers that become 4-bit",
+            hint=f"--int2 takes {', '.join(names)}",
+        )
+    return names
 
 
 def apply_int4(
@@ -128,7 +134,8 @@ def _describe(int4: Int4Settings, choice: Int4Choice) -> dict[str, Any]:
         "int4_block": int4.block,
         "int4_rounding": choice.rounding,
         "int4_layers": {
-            name: {"block": int4.block, "rounding": choice.rounding} for name in choice.weights
+            name: {"bits": int4.bits(name), "block": int4.block, "rounding": choice.rounding}
+            for name in choice.weights
         },
         "int4_ranking": [dataclasses.asdict(trial) for trial in choice.trials],
         "int4_judged_on": choice.images,

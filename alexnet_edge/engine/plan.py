@@ -145,8 +145,8 @@ def _find_builder(
 
 def _asked(name: str, settings: BuildSettings, int4: tuple[str, ...]) -> str:
     """Return the precision that is asked of a layer."""
-    if name in int4:
-        return "int4"
+    if settings.int4 is not None and name in int4:
+        return f"int{settings.int4.bits(name)}"
     if settings.precision != "int8" or name not in settings.spared:
         return settings.precision
     return "fp16" if settings.tensorrt.fp16_rest or settings.dla else "fp32"
@@ -161,7 +161,9 @@ def _quantization(settings: BuildSettings) -> str | None:
         blocks = f", of linear layers in blocks of {dialect.fc_block}" if dialect.fc_block else ""
         said.append(f"Q/DQ, dialect {dialect.name}, {dialect.weight_bits}-bit weights{blocks}")
     if settings.int4 is not None:
-        said.append(f"4-bit blocks of {settings.int4.block}, rounding {settings.int4.rounding}")
+        fewer = ", ".join(settings.int4.two_bit)
+        said.append(f"4-bit blocks of {settings.int4.block}, rounding {settings.int4.rounding}"
+                    + (f"; 2 bits for {fewer}" if fewer else ""))  # fmt: skip
     return "; ".join(said) or None
 
 

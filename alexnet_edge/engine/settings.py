@@ -13,7 +13,7 @@ from alexnet_edge.engine.versions import parse_version
 from alexnet_edge.errors import BuildError
 from alexnet_edge.machine import has_vnni, is_x86, package_versions
 from alexnet_edge.quantize.choose import AUTO
-from alexnet_edge.quantize.int4 import Int4Settings
+from alexnet_edge.quantize.int4 import INT2_ONNXRUNTIME, Int4Settings
 from alexnet_edge.quantize.int8_blocks import BLOCK, ONNXRUNTIME
 from alexnet_edge.quantize.scales import TENSORRT, Dialect
 
@@ -131,10 +131,26 @@ class BuildSettings:
                 f"from 10 on, the board has {versions}",
                 hint="leave --int4-fc out",
             )
+        if self.int4.two_bit:
+            self._require_int2()
         if self.tensorrt.sparse:
             raise BuildError(
                 "--int4-fc and --sparse exclude each other: no kernel has weights that are both",
                 hint="leave one out",
+            )
+
+    def _require_int2(self) -> None:
+        if self.runtime != "onnxruntime":
+            raise BuildError(
+                f"--int2 is not for {self.runtime}: it has weights of 4 bits at least",
+                hint="leave --int2 out",
+            )
+        installed = package_versions().get("onnxruntime", "0")
+        if parse_version(installed)[:2] < INT2_ONNXRUNTIME:
+            wanted = ".".join(map(str, INT2_ONNXRUNTIME))
+            raise BuildError(
+                f"--int2 needs onnxruntime {wanted}, {installed} is installed",
+                hint=f"pip install 'onnxruntime>={wanted}', or leave --int2 out",
             )
 
     @property
@@ -166,9 +182,12 @@ def _has_blocks() -> bool:
 def default_out(model: Path, settings: BuildSettings) -> Path:
     """Return the engine's file beside the model.
 
-    As `alexnet.int8.onnx`, `alexnet.int8-int4fc.onnx`, `alexnet.int8.rtx.engine`.
+    As `alexnet.int8.onnx`, `alexnet.int8-int4fc.onnx`, `alexnet.int8.rtx.engine`; with layers of 2
+    bits it is `alexnet.int8-int2fc.onnx`.
     """
     kinds = [settings.precision] if settings.int4 is None or settings.precision != "fp32" else []
     kinds += ["fp16"] * settings.tensorrt.fp16_rest + ["sparse"] * settings.tensorrt.sparse
-    kinds += ["int4fc"] * (settings.int4 is not None) + ["dla"] * settings.dla
+    if settings.int4 is not None:
+        kinds.append("int2fc" if settings.int4.two_bit else "int4fc")
+    kinds += ["dla"] * settings.dla
     return model.with_name(f"{model.stem}.{'-'.join(kinds)}.{_SUFFIXES[settings.runtime]}")

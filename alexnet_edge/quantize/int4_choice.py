@@ -219,17 +219,17 @@ class _Rounder:
 
     def round_weights(self, way: str) -> dict[str, RoundedRows]:
         """Round without images."""
-        search = scale_search(way, signed=self._signed)
         found = {}
         for index in self._indices:
             self._step(way, index)
-            rows = self._rows(index)
-            found[self.network.layers[index]] = round_nearest(rows, self._settings.grid, search)
+            name = self.network.layers[index]
+            grid = self._settings.grid(name)
+            search = scale_search(way, grid, signed=self._signed)
+            found[name] = round_nearest(self._rows(index), grid, search)
         return found
 
     def fit_weights(self, activations: Activations) -> dict[str, RoundedRows]:
         """Round to what the layers read, each behind those that are rounded already."""
-        search = scale_search(NEAREST, signed=self._signed)
         found: dict[str, RoundedRows] = {}
         for index in range(self.first, max(self._indices) + 1):
             name = self.network.layers[index]
@@ -240,7 +240,9 @@ class _Rounder:
                 for chunk in activations:
                     moments.add(chunk)
                 second = moments.finish().second[0]
-                found[name] = round_rows(rows, second, self._settings.grid, search, damping=DAMPING)
+                grid = self._settings.grid(name)
+                search = scale_search(NEAREST, grid, signed=self._signed)
+                found[name] = round_rows(rows, second, grid, search, damping=DAMPING)
                 self.network.use_weights(_KIND, self._arrays({name: found[name]}))
             setting = self._int4(index) if name in found else self._others[index]
             activations, _ = self.network.step(index, activations, setting)

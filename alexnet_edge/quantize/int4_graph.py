@@ -1,4 +1,4 @@
-"""Let fully connected layers read weights in blocks, of 4 bits or, on the CPU, of 8.
+"""Let fully connected layers read weights in blocks, of 4 bits or, on the CPU, of 2 or 8.
 
 requires  a graph in normal form (`layers.prepare`), FP32 or with Q/DQ on other layers
           (`qdq.insert_qdq` with these spared)
@@ -30,7 +30,7 @@ from alexnet_edge.errors import BuildError, GraphError
 from alexnet_edge.graph import constant
 from alexnet_edge.preprocess import AnyArray
 from alexnet_edge.quantize.gptq import RoundedRows
-from alexnet_edge.quantize.int4 import BLOCKS, as_onnx_int4, pack_nibbles
+from alexnet_edge.quantize.int4 import BLOCKS, as_onnx_int4, bits_of, pack_bits
 from alexnet_edge.quantize.int8_blocks import pack_bytes
 from alexnet_edge.quantize.layers import WeightedLayer, weighted_layers
 from alexnet_edge.quantize.opsets import raise_opset
@@ -114,8 +114,8 @@ def insert_int4(
 
 def _replace(graph: ir.Graph, layer: WeightedLayer, rounded: RoundedRows) -> None:
     """Put a MatMulNBits in the layer's place."""
-    bits = 4 if rounded.grid.high < 8 else 8
-    packed, scales = pack_nibbles(rounded) if bits == 4 else pack_bytes(rounded)
+    bits = bits_of(rounded.grid)
+    packed, scales = pack_bytes(rounded) if bits == 8 else pack_bits(rounded)
     outputs, inputs = rounded.integers.shape
     given: list[ir.Value | None] = [
         layer.activation,

@@ -30,9 +30,9 @@ class RuntimeOptions:
     Attributes:
         device: `cpu`, `cuda` or, of ONNX Runtime, `tensorrt` and `tensorrt,cuda`; `cuda:1` is the
             second GPU. None for the runtime's own: the GPU for TensorRT's engines, else the CPU.
-        threads: CPU threads; None for one per usable core.
-        contexts: how many callers a TensorRT engine serves at a time, each with its own execution
-            context, stream and buffers.
+        threads: CPU threads of an inference; None for all usable cores, divided among the callers.
+        contexts: how many callers an engine serves at a time: TensorRT's with an execution context,
+            stream and buffers for each, ONNX Runtime's on the CPU.
         cuda_graph: whether TensorRT's launches are recorded and replayed as one: `on`, `off`, or
             `auto` for where that works.
         zero_copy: whether TensorRT reads and writes host memory in place; None for GPUs that share
@@ -125,7 +125,7 @@ class LayerTime:
 
 
 class Runtime(Closing):
-    """An opened network. One caller at a time, but for TensorRT's, which take as many as contexts.
+    """An opened network, for as many callers at a time as it has contexts.
 
     Attributes:
         info: what is known of it.

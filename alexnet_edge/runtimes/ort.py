@@ -64,7 +64,7 @@ def session_options(options: RuntimeOptions) -> onnxruntime.SessionOptions:
     ort = import_onnxruntime("running ONNX graphs")
     settings = ort.SessionOptions()
     settings.log_severity_level = 3
-    settings.intra_op_num_threads = options.threads or usable_cores()
+    settings.intra_op_num_threads = threads_of(options)
     if has_own_cores(settings.intra_op_num_threads):
         # It numbers cores from 1, and wants one for each thread but the caller's.
         own = ";".join(str(core + 1) for core in core_numbers()[1:])
@@ -72,6 +72,11 @@ def session_options(options: RuntimeOptions) -> onnxruntime.SessionOptions:
     if not options.spin:
         settings.add_session_config_entry("session.force_spinning_stop", "1")
     return settings
+
+
+def threads_of(options: RuntimeOptions) -> int:
+    """Return how many threads share an inference: all cores, divided among the callers."""
+    return options.threads or max(1, usable_cores() // options.contexts)
 
 
 def has_own_cores(threads: int) -> bool:
@@ -158,9 +163,10 @@ class OnnxRuntime(Runtime):
         super().__init__(info)
         kind, index = options.choose_device(self.name, known=tuple(PROVIDERS))
         self._options = options
-        self._threads = options.threads or usable_cores()
+        self._threads = threads_of(options)
         self._outputs = [info.output.name]
         self.on_gpu = kind != "cpu"
+        self.contexts = 1 if self.on_gpu else options.contexts
         self._binding: DeviceBinding | None = None
         self._nodes: dict[str, int] = {}
         self._huge_page_bytes = 0
@@ -182,6 +188,7 @@ class OnnxRuntime(Runtime):
             "provider": self._session.get_providers()[0],
             "threads": self._threads,
             "own_cores": has_own_cores(self._threads),
+            "callers": self.contexts,
             "spin_wait": "between runs too"
             if self._options.spin
             else "while it runs; stopped after each run",

@@ -70,19 +70,26 @@ def classifier(tiny_onnx):
         yield opened
 
 
+@pytest.fixture(scope="session")
+def side_by_side(tiny_onnx):
+    """An engine that serves three callers at a time."""
+    with Classifier(tiny_onnx, RuntimeOptions(threads=1, contexts=3)) as opened:
+        yield opened
+
+
 @pytest.fixture
 def start_loop(classifier):
     """Start a loop over a source's name; it is stopped at the end of the test."""
     started = []
 
     def start(source, *, sinks=(), read_timeout_s=1.0, max_backoff_s=0.5, retry=True, spin=False,
-              **options):  # fmt: skip
+              engine=classifier, **options):  # fmt: skip
         capture = CaptureOptions(retry, max_backoff_s, read_timeout_s, spin)
         if isinstance(source, str):
             source = make_source(source, Timeouts(5.0, read_timeout_s))
         collector = Collector()
         loop = CameraLoop(
-            classifier, source, LoopOptions(capture=capture, **options), [collector, *sinks]
+            engine, source, LoopOptions(capture=capture, **options), [collector, *sinks]
         )
         running = RunningLoop(loop, collector)
         started.append(running)

@@ -6,10 +6,16 @@ import json
 
 import pytest
 
+from alexnet_edge.engine.versions import parse_version
+from alexnet_edge.machine import package_versions
+from alexnet_edge.quantize.int4 import INT2_ONNXRUNTIME
 from alexnet_edge.runtimes.loader import availability
 
 RTX = availability("tensorrt-rtx")
 needs_rtx = pytest.mark.skipif(not RTX.builds, reason=f"tensorrt-rtx: {RTX.reason}")
+
+HAS_INT2 = parse_version(package_versions().get("onnxruntime", "0"))[:2] >= INT2_ONNXRUNTIME
+needs_int2 = pytest.mark.skipif(not HAS_INT2, reason="this onnxruntime has no kernel of 2 bits")
 
 FCS = [f"classifier.{n}" for n in (1, 4, 6)]
 
@@ -87,11 +93,26 @@ def test_a_dry_run_says_which_layers_would_be_4_bit(run, folder):
     assert names(folder) == before
 
 
+@needs_int2
+def test_a_layer_that_is_named_gets_2_bits(run, folder):
+    done = run(
+        "build", "--int8", "--int4-fc", "--int2", "classifier.1", "--int4-rounding", "mse",
+        "--method", "minmax", "--json", "a.json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "rounding mse; 2 bits: classifier.1" in done.out
+    manifest = json.loads((folder / "a.json").read_text())
+    found = {layer["name"]: layer["precision"] for layer in manifest["layers"]}
+    assert [found[name] for name in FCS] == ["int2", "int4", "int4"]
+    assert (folder / "alexnet.int8-int2fc.onnx").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["--int4-block", "32"], 2, "are for --int4-fc"),
         (["--int4-rounding", "mse"], 2, "are for --int4-fc"),
+        (["--int8", "--int2", "classifier.1"], 2, "are for --int4-fc"),
         (["--int4-fc", "--int4-block", "48"], 1, "--int4-block is 48"),
         (["--int4-fc", "--int4-rounding", "best"], 1, "'best' is unknown"),
         (["--int8", "--int4-fc", "--max-drop", "1", "--images", "x"], 2, "--max-drop chooses"),

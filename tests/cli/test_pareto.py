@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -34,9 +35,10 @@ def test_the_smallest_within_the_bound_is_built(run, folder):
         cwd=folder,
     )  # fmt: skip
     assert done.code == 0, done.err
-    assert "chosen by size: int8 + int4-fc/128" in done.out
+    # Of 2 bits where this onnxruntime has the kernel, else of 4.
+    assert re.search(r"chosen by size: int8 \+ int(2-fc/2 of 3|4-fc/128)", done.out)
     manifest = json.loads((folder / "small.onnx.json").read_text())
-    assert {layer["precision"] for layer in manifest["layers"]} == {"int8", "int4"}
+    assert {layer["precision"] for layer in manifest["layers"]} <= {"int8", "int4", "int2"}
     assert manifest["options"]["judgement"]["chosen_by"] == "size"
 
 

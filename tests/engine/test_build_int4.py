@@ -16,11 +16,13 @@ from alexnet_edge.engine.plan import plan_build
 from alexnet_edge.engine.precision import Given
 from alexnet_edge.engine.profile import load_profile
 from alexnet_edge.engine.vendor import TensorRTOptions
+from alexnet_edge.engine.versions import parse_version
 from alexnet_edge.errors import BuildError, DatasetError, GraphError
 from alexnet_edge.export import ExportSettings, export_onnx
+from alexnet_edge.machine import package_versions
 from alexnet_edge.manifest import load_manifest
 from alexnet_edge.model import load_checkpoint
-from alexnet_edge.quantize.int4 import Int4Settings
+from alexnet_edge.quantize.int4 import INT2_ONNXRUNTIME, Int4Settings
 from alexnet_edge.quantize.int4_choice import Int4Images
 from alexnet_edge.runtimes.loader import availability, open_engine
 from alexnet_edge.similarity import centred_logits
@@ -33,6 +35,10 @@ needs_rtx = pytest.mark.skipif(not RTX.builds, reason=f"tensorrt-rtx: {RTX.reaso
 CONVS = [f"features.{n}" for n in (0, 3, 6, 8, 10)]
 FCS = [f"classifier.{n}" for n in (1, 4, 6)]
 INT4 = Int4Settings(rounding="nearest")
+INT2 = Int4Settings(rounding="nearest", two_bit=("classifier.1",))
+
+HAS_INT2 = parse_version(package_versions().get("onnxruntime", "0"))[:2] >= INT2_ONNXRUNTIME
+needs_int2 = pytest.mark.skipif(not HAS_INT2, reason="this onnxruntime has no kernel of 2 bits")
 
 
 def names(folder):
@@ -108,7 +114,7 @@ def test_manifest_says_how_weights_were_rounded(both):
     assert options["int4_block"] == 128
     assert list(options["int4_layers"]) == FCS
     assert options["int4_layers"]["classifier.1"] == {
-        "block": 128, "rounding": options["int4_rounding"],
+        "bits": 4, "block": 128, "rounding": options["int4_rounding"],
     }  # fmt: skip
     ranking = {trial["candidate"]: trial for trial in options["int4_ranking"]}
     assert list(ranking) == ["nearest", "mse", "gptq"]
@@ -216,6 +222,48 @@ def test_unknown_settings_are_refused(options, message):
         Int4Settings(**options)
 
 
+@needs_int2
+def test_named_layers_have_2_bits(tiny_onnx, table, images, tmp_path):
+    sizes, found, batch = {}, {}, digits(64)
+    for two_bit in ((), ("classifier.1", "classifier.4")):
+        out = tmp_path / f"{len(two_bit)}.onnx"
+        settings = BuildSettings(
+            "int8", method="minmax", int4=Int4Settings(rounding="gptq", two_bit=two_bit)
+        )
+        manifest = build_engine(tiny_onnx, out, settings, table=table, int4_images=images)
+        kinds = {name: "int2" if name in two_bit else "int4" for name in FCS}
+        assert precisions(manifest) == {**dict.fromkeys(CONVS, "int8"), **kinds}
+        bits = {name: layer["bits"] for name, layer in manifest.options["int4_layers"].items()}
+        assert bits == {name: 2 if name in two_bit else 4 for name in FCS}
+        sizes[len(two_bit)] = out.stat().st_size
+        found[len(two_bit)] = answers(out, batch)
+    wanted = answers(tiny_onnx, batch).argmax(1)
+    assert sizes[2] < sizes[0]
+    assert (found[0].argmax(1) == wanted).mean() > 0.9
+    assert (found[2].argmax(1) == wanted).mean() > 0.8
+    assert not np.array_equal(found[0], found[2])
+
+
+@needs_int2
+def test_2_bits_are_for_layers_that_become_4_bit(tiny_onnx, table, tmp_path):
+    for spared, name in (((), "features.0"), (("classifier.6",), "classifier.6")):
+        settings = BuildSettings("int8", int4=Int4Settings(two_bit=(name,)), spared=spared)
+        with pytest.raises(GraphError, match=f"'{name}' is none of the layers that become 4-bit"):
+            build_engine(tiny_onnx, tmp_path / "engine", settings, table=table)
+    assert names(tmp_path) == []
+
+
+def test_2_bits_need_a_runtime_that_has_the_kernel(monkeypatch):
+    two = Int4Settings(two_bit=("classifier.1",))
+    with pytest.raises(BuildError, match="--int2 is not for tensorrt-rtx"):
+        BuildSettings("int8", "tensorrt-rtx", int4=two)
+    versions = {"onnxruntime": "1.23.2"}
+    monkeypatch.setattr("alexnet_edge.engine.settings.package_versions", lambda: versions)
+    with pytest.raises(BuildError, match=r"needs onnxruntime 1\.32, 1\.23\.2 is installed") as seen:
+        BuildSettings("int8", int4=two)
+    assert "leave --int2 out" in seen.value.hint
+
+
 def test_all_layers_spared_is_nothing_done(tiny_onnx, tmp_path):
     with pytest.raises(GraphError, match="every fully connected layer is spared"):
         build_engine(tiny_onnx, tmp_path / "engine", BuildSettings(int4=INT4, spared=tuple(FCS)))
@@ -252,6 +300,7 @@ def test_files_are_named_after_what_is_in_them(tmp_path):
     for settings, expected in (
         (BuildSettings("int8", int4=INT4), "alexnet.int8-int4fc.onnx"),
         (BuildSettings(int4=INT4), "alexnet.int4fc.onnx"),
+        *([(BuildSettings("int8", int4=INT2), "alexnet.int8-int2fc.onnx")] if HAS_INT2 else []),
         (BuildSettings("fp16", "tensorrt-rtx", int4=INT4), "alexnet.fp16-int4fc.rtx.engine"),
     ):
         assert default_out(model, settings).name == expected

@@ -32,10 +32,10 @@ SCALE, INTEGERS = "classifier.4.weight.scale", "classifier.4.weight.int4"
 
 def four_bit(path, dialect):
     model = prepare(load_onnx(path), path)
-    settings = Int4Settings(64)
-    search = scale_search("nearest", signed=dialect == CPU)
+    grid = Int4Settings(64).grid("any")
+    search = scale_search("nearest", grid, signed=dialect == CPU)
     weights = {
-        layer.name: round_nearest(layer.weight.const_value.numpy(), settings.grid, search)
+        layer.name: round_nearest(layer.weight.const_value.numpy(), grid, search)
         for layer in fully_connected(model, path)
     }
     insert_int4(model, weights, dialect, path)

@@ -12,18 +12,26 @@ import onnxruntime
 import pytest
 from hypothesis import strategies
 
+from alexnet_edge.engine.versions import parse_version
 from alexnet_edge.errors import BuildError
 from alexnet_edge.graph import constant
 from alexnet_edge.quantize.gptq import Grid, round_nearest
 from alexnet_edge.quantize.int4 import (
+    INT2_ONNXRUNTIME,
     Int4Settings,
     as_onnx_int4,
-    pack_nibbles,
+    bits_of,
+    pack_bits,
     scale_search,
 )
 
+FOUR, TWO = Grid(-8, 7, 64), Grid(-2, 1, 64)
+EITHER = pytest.mark.parametrize("grid", [FOUR, TWO], ids=["4 bits", "2 bits"])
 SIGNED = pytest.mark.parametrize("signed", [False, True])
 EVERY = pytest.mark.parametrize("rounding", ["nearest", "mse"])
+
+
+HAS_INT2 = parse_version(onnxruntime.__version__)[:2] >= INT2_ONNXRUNTIME
 
 
 def weights_of(rows: int, columns: int) -> np.ndarray:
@@ -32,27 +40,29 @@ def weights_of(rows: int, columns: int) -> np.ndarray:
 
 
 def error(weights: np.ndarray, rounding: str, *, signed: bool, block: int = 64) -> float:
-    found = round_nearest(weights, Grid(-8, 7, block), scale_search(rounding, signed=signed))
+    grid = Grid(-8, 7, block)
+    found = round_nearest(weights, grid, scale_search(rounding, grid, signed=signed))
     return float(((found.weights() - weights) ** 2).mean())
 
 
 def test_nothing_is_clipped_at_scales_of_the_largest_weight():
     weights = weights_of(20, 64)
-    scales = scale_search("nearest", signed=False)(weights)
+    scales = scale_search("nearest", FOUR, signed=False)(weights)
     found = round_nearest(weights, Grid(-8, 7, 64), scales[:, None])
     assert (scales > 0).all()
     assert (np.abs(found.weights() - weights) <= scales[:, None] / 2 + 1e-7).all()
     assert found.integers.min() == -7
 
 
-def test_the_largest_weight_is_exact_at_signed_scales():
+@EITHER
+def test_the_largest_weight_is_exact_at_signed_scales(grid):
     weights = weights_of(20, 64)
-    scales = scale_search("nearest", signed=True)(weights)
-    found = round_nearest(weights, Grid(-8, 7, 64), scales[:, None])
+    scales = scale_search("nearest", grid, signed=True)(weights)
+    found = round_nearest(weights, grid, scales[:, None])
     largest = np.abs(weights).argmax(axis=1)
     rows = np.arange(20)
     np.testing.assert_allclose(found.weights()[rows, largest], weights[rows, largest], rtol=1e-6)
-    assert (found.integers[rows, largest] == -8).all()
+    assert (found.integers[rows, largest] == grid.low).all()
     assert (scales < 0).any()
     assert (scales > 0).any()
 
@@ -72,10 +82,11 @@ def test_smaller_blocks_are_closer(rounding):
     assert found == sorted(found)
 
 
+@EITHER
 @EVERY
 @SIGNED
-def test_the_search_does_not_depend_on_what_else_is_searched(rounding, signed):
-    weights, search = weights_of(600, 64), scale_search(rounding, signed=signed)
+def test_the_search_does_not_depend_on_what_else_is_searched(rounding, signed, grid):
+    weights, search = weights_of(600, 64), scale_search(rounding, grid, signed=signed)
     alone = np.concatenate([search(weights[row : row + 1]) for row in range(0, 600, 37)])
     assert np.array_equal(search(weights)[::37], alone)
 
@@ -83,30 +94,33 @@ def test_the_search_does_not_depend_on_what_else_is_searched(rounding, signed):
 @EVERY
 @SIGNED
 def test_a_block_of_zeros_has_a_scale_all_the_same(rounding, signed):
-    found = scale_search(rounding, signed=signed)(np.zeros((3, 32), np.float32))
+    found = scale_search(rounding, FOUR, signed=signed)(np.zeros((3, 32), np.float32))
     assert (found > 0).all()
     assert np.isfinite(1 / found).all()
 
 
-@hypothesis.settings(max_examples=40)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(
     integers=hypothesis.extra.numpy.arrays(np.int8, (3, 96), elements=strategies.integers(-8, 7)),
     columns=strategies.integers(1, 96),
     block=strategies.sampled_from([32, 64]),
+    bits=strategies.sampled_from([2, 4] if HAS_INT2 else [4]),
 )
-def test_packed_weights_are_what_the_operator_multiplies_with(integers, columns, block):
+def test_packed_weights_are_what_the_operator_multiplies_with(integers, columns, block, bits):
     """In a real session, at full precision; a short last block is filled with zeros."""
-    grid = Grid(-8, 7, block)
+    grid = Int4Settings(block, two_bit=("a",)).grid("a" if bits == 2 else "b")
+    assert bits_of(grid) == bits
+    integers = np.clip(integers, grid.low, grid.high)
     kept = integers[:, :columns].astype(np.float32)
     scales = np.linspace(-0.5, 0.7, 3 * len(grid.blocks(columns)), dtype=np.float32)
     rounded = round_nearest(
         kept * grid.spread(scales.reshape(3, -1), columns), grid, scales.reshape(3, -1)
     )
-    packed, flat = pack_nibbles(rounded)
-    assert packed.shape == (3, len(grid.blocks(columns)), block // 2)
+    packed, flat = pack_bits(rounded)
+    assert packed.shape == (3, len(grid.blocks(columns)), block * bits // 8)
     node = onnx.helper.make_node(
         "MatMulNBits", ["x", "b", "s"], ["y"], domain="com.microsoft",
-        K=columns, N=3, bits=4, block_size=block,
+        K=columns, N=3, bits=bits, block_size=block,
     )  # fmt: skip
     info = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
@@ -118,6 +132,18 @@ def test_packed_weights_are_what_the_operator_multiplies_with(integers, columns,
     session = onnxruntime.InferenceSession(model.SerializeToString())
     found = session.run(None, {"x": np.eye(columns, dtype=np.float32)})[0]
     np.testing.assert_allclose(found.T, rounded.weights(), atol=1e-6)
+
+
+def test_the_search_narrows_2_bits_further():
+    """Four values for a long tail: the largest weight is far from most of them."""
+    weights = weights_of(200, 64)
+    found = {}
+    for rounding in ("nearest", "mse"):
+        search = scale_search(rounding, TWO, signed=True)
+        found[rounding] = round_nearest(weights, TWO, search)
+    errors = {name: float(((one.weights() - weights) ** 2).sum()) for name, one in found.items()}
+    assert errors["mse"] < 0.8 * errors["nearest"]
+    assert (np.abs(found["mse"].scales) < np.abs(found["nearest"].scales)).any()
 
 
 def test_integers_become_an_int4_tensor():

@@ -56,8 +56,9 @@ def test_ways_without_images_round_each_weight_by_itself(network, rounding):
     found = choose(network, None, rounding=rounding, block=64)
     assert (found.rounding, found.images, found.trials) == (rounding, 0, ())
     assert list(found.weights) == list(FCS)
-    search, weight = scale_search(rounding, signed=True), network.weight(5)
-    expected = round_nearest(weight, Int4Settings(64).grid, search)
+    grid = Int4Settings(64).grid("classifier.1")
+    search, weight = scale_search(rounding, grid, signed=True), network.weight(5)
+    expected = round_nearest(weight, grid, search)
     assert np.array_equal(found.weights["classifier.1"].integers, expected.integers)
 
 

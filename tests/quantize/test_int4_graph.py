@@ -58,9 +58,9 @@ def round_layers(model: ir.Model, path, block=32, *, signed=False) -> dict[str, 
     for layer in fully_connected(model, path):
         weight = layer.weight.const_value.numpy()
         rows = weight if layer.axis == 0 else np.ascontiguousarray(weight.T)
-        found[layer.name] = round_nearest(
-            rows, Grid(-8, 7, block), scale_search("nearest", signed=signed)
-        )
+        grid = Grid(-8, 7, block)
+        search = scale_search("nearest", grid, signed=signed)
+        found[layer.name] = round_nearest(rows, grid, search)
     return found
 
 

@@ -224,7 +224,7 @@ def soak(frames: int) -> dict[str, Any]:
         folder = Path(name)
         engine, video = make_small_engine(folder), folder / "soak.mp4"
         write_small_video(video)
-        with Classifier(engine, RuntimeOptions(threads=1)) as classifier:
+        with Classifier(engine, RuntimeOptions(contexts=usable_cores())) as classifier:
             loop = CameraLoop(
                 classifier, make_source(f"file://{video}?loop=1"),
                 LoopOptions(max_frames=frames, throughput=True), [JsonLines(Path("/dev/null"))],

@@ -27,13 +27,13 @@ def results(name):
     return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", ["calibration", "peers", "below_int8"])
+@pytest.mark.parametrize("name", ["calibration", "peers", "below_int8", "camera"])
 def test_the_readmes_table_is_rendered_from_the_results(name, monkeypatch):
     script = load_script(name, monkeypatch)
     assert section(name) == script.render(results(name)).rstrip()
 
 
-@pytest.mark.parametrize("name", ["calibration", "peers", "below_int8"])
+@pytest.mark.parametrize("name", ["calibration", "peers", "below_int8", "camera"])
 def test_the_verdicts_beside_the_results_are_those_of_the_figures(name, monkeypatch):
     script = load_script(name, monkeypatch)
     found = results(name)

@@ -6,6 +6,7 @@ import concurrent.futures
 import dataclasses
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -127,6 +128,24 @@ def test_threads_may_share_it(classifier, photos):
     expected = [classifier.classify(path) for path in photos]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         found = list(pool.map(classifier.classify, photos * 5))
+    assert found == expected * 5
+
+
+def test_callers_side_by_side_get_the_same_and_closing_waits_for_them(tiny_onnx, photos):
+    with Classifier(tiny_onnx, ONE_THREAD) as alone:
+        expected = [alone.classify(path) for path in photos]
+    opened = Classifier(tiny_onnx, RuntimeOptions(threads=1, contexts=3))
+    assert opened.callers == 3
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(opened.classify, photos * 5))
+        large = np.concatenate([opened.prepare(photos[0])] * 32)
+        running = [pool.submit(opened.infer, large) for _ in range(3)]
+        while not any(future.running() for future in running):
+            time.sleep(0.001)
+        opened.close()
+        for future in running:  # each was answered, or came after the end
+            error = future.exception()
+            assert error is None or isinstance(error, InputError)
     assert found == expected * 5
 
 

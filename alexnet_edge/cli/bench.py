@@ -94,7 +94,8 @@ def bench(
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     contexts: Annotated[
-        int, typer.Option(min=1, help="Callers at a time, of TensorRT; for offline and server.")
+        int,
+        typer.Option(min=1, help="Callers at a time, of TensorRT or a CPU; for offline, server."),
     ] = 1,
     cuda_graph: Annotated[
         str, typer.Option(metavar="STATE", help="auto, on or off, of TensorRT.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from alexnet_edge import machine
 from alexnet_edge.runtimes.base import RuntimeOptions
 from alexnet_edge.runtimes.loader import open_engine
-from alexnet_edge.runtimes.ort import has_own_cores, session_options
+from alexnet_edge.runtimes.ort import has_own_cores, session_options, threads_of
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
@@ -52,3 +53,21 @@ def test_cores_are_those_that_the_process_may_use(monkeypatch):
     assert not has_own_cores(2)
     monkeypatch.setattr("alexnet_edge.runtimes.ort.core_numbers", list)
     assert not has_own_cores(machine.usable_cores())
+
+
+def test_several_callers_share_the_cores_and_answer_alike(tiny_onnx):
+    cores = len(os.sched_getaffinity(0))
+    batches = [np.random.default_rng(i).normal(0, 1, (3, 3, 227, 227)) for i in range(6)]
+    batches = [batch.astype(np.float32) for batch in batches]
+    with open_engine(tiny_onnx, RuntimeOptions()) as engine:
+        alone = [engine.infer(batch) for batch in batches]
+        assert engine.contexts == 1
+    with (
+        open_engine(tiny_onnx, RuntimeOptions(contexts=cores)) as engine,
+        concurrent.futures.ThreadPoolExecutor(cores) as pool,
+    ):
+        assert (engine.contexts, engine.describe()["threads"]) == (cores, 1)
+        for found, expected in zip(pool.map(engine.infer, batches), alone, strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert threads_of(RuntimeOptions(contexts=4 * cores)) == 1
+    assert threads_of(RuntimeOptions(threads=2, contexts=cores)) == 2

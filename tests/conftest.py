@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
+
+# A shell starts what runs in its background with Ctrl-C ignored, and so would be every command that
+# these tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before torch is loaded: its threads shall not spin for work on cores that others need.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

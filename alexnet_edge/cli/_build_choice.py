@@ -30,7 +30,9 @@ def pick_settings(
 
     if max_drop is None:
         raise typer.BadParameter("--smallest and --fastest need --max-drop PP and --images DIR")
-    found, candidates = run_pareto(output, source, settings, classes)
+    # The smallest is known without timing.
+    duration_s = 0.0 if by == "size" else 2.0
+    found, candidates = run_pareto(output, source, settings, classes, duration_s=duration_s)
     show_pareto(output, found)
     point = choose_point(found, max_drop_pp=max_drop, by=by)
     chosen = next(one for one in candidates if one.name == point.name)

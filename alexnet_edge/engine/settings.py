@@ -145,7 +145,7 @@ class BuildSettings:
                 f"--int2 is not for {self.runtime}: it has weights of 4 bits at least",
                 hint="leave --int2 out",
             )
-        installed = package_versions().get("onnxruntime", "0")
+        installed = _installed_onnxruntime()
         if parse_version(installed)[:2] < INT2_ONNXRUNTIME:
             wanted = ".".join(map(str, INT2_ONNXRUNTIME))
             raise BuildError(
@@ -175,8 +175,11 @@ class BuildSettings:
 
 def _has_blocks() -> bool:
     """Whether ONNX Runtime here has a fast kernel for 8-bit weights in blocks."""
-    version = package_versions().get("onnxruntime", "0")
-    return is_x86() and parse_version(version)[:2] >= ONNXRUNTIME
+    return is_x86() and parse_version(_installed_onnxruntime())[:2] >= ONNXRUNTIME
+
+
+def _installed_onnxruntime() -> str:
+    return package_versions().get("onnxruntime", "0")
 
 
 def default_out(model: Path, settings: BuildSettings) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import datetime
@@ -10,6 +11,7 @@ import importlib.metadata
 import os
 import platform
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,27 @@ def usable_cores() -> int:
 def core_numbers() -> list[int]:
     """Return the logical cores this process may use, as Linux numbers them; elsewhere none."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+@contextlib.contextmanager
+def kept_to(cores: Sequence[int]) -> Iterator[None]:
+    """Keep the calling thread, and those that it starts meanwhile, to some logical cores.
+
+    Args:
+        cores: as `core_numbers` has them; with none, and where the system does not let one choose,
+            nothing changes.
+    """
+    before = core_numbers()
+    if not cores or not before:
+        yield
+        return
+    with contextlib.suppress(OSError):  # taken from this process meanwhile
+        os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, before)
 
 
 def cpu_name() -> str:

@@ -98,3 +98,19 @@ def test_l4t_release_is_read_from_its_file(tmp_path, text, release):
 def test_a_pc_has_no_l4t_release(tmp_path):
     assert machine.l4t_release(tmp_path / "nv_tegra_release") is None
     assert machine.l4t_release(tmp_path) is None
+
+
+@pytest.mark.skipif(len(machine.core_numbers()) < 2, reason="needs two cores")
+def test_a_thread_is_kept_to_cores_and_let_go():
+    every = machine.core_numbers()
+    with machine.kept_to(every[1:2]):
+        assert machine.core_numbers() == every[1:2]
+        with machine.kept_to(every):
+            assert machine.core_numbers() == every
+        with machine.kept_to([]):
+            assert machine.core_numbers() == every[1:2]
+        with machine.kept_to([100_000]):  # no such core
+            assert machine.core_numbers() == every[1:2]
+    with pytest.raises(ValueError, match="inside"), machine.kept_to(every[:1]):
+        raise ValueError("inside")
+    assert machine.core_numbers() == every

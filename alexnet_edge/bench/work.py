@@ -7,9 +7,11 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx.helper
 import onnx.shape_inference
+from onnx import numpy_helper
 
 from alexnet_edge.artifacts import sha256_file
 from alexnet_edge.graph import load_bare
@@ -81,7 +83,7 @@ def read_work(info: EngineInfo) -> Work:
             )
         )
     if info.runtime == "onnxruntime":
-        return _checked(read_graph_work(load_bare(info.path)), info.path)
+        return _checked(read_graph_work(load_bare(info.path), info.path.parent), info.path)
     manifest = read_manifest(manifest_path(info.path))
     graph = _find_model(info.path.parent, manifest.model_sha256)
     if graph is None:
@@ -89,15 +91,20 @@ def read_work(info: EngineInfo) -> Work:
     return _checked(_at_precisions(read_graph_work(load_bare(graph)), manifest), graph)
 
 
-def read_graph_work(model: onnx.ModelProto) -> tuple[LayerWork, ...]:
-    """Return the work of a graph's weighted layers, in its order."""
+def read_graph_work(model: onnx.ModelProto, folder: Path | None = None) -> tuple[LayerWork, ...]:
+    """Return the work of a graph's weighted layers, in its order.
+
+    Args:
+        model: the graph; its weights may be in a file.
+        folder: where that is; without it, filling in a convolution's weights counts as work.
+    """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
             tensors[node.output[0]] = node.attribute[0].t
     shapes = _infer_shapes(model)
     producers = {name: node for node in model.graph.node for name in node.output}
-    reader = _LayerReader(tensors, shapes, producers)
+    reader = _LayerReader(tensors, shapes, producers, folder)
     return tuple(reader.read(model.graph))
 
 
@@ -160,15 +167,20 @@ class _LayerReader:
         tensors: initializers and constants by name.
         shapes: of values.
         producers: value to the node that makes it.
+        folder: where weights lie that are not in the graph.
     """
 
     tensors: Mapping[str, onnx.TensorProto]
     shapes: Mapping[str, tuple[int, ...]]
     producers: Mapping[str, onnx.NodeProto]
+    folder: Path | None
 
     def read(self, graph: onnx.GraphProto) -> Iterator[LayerWork]:
         """Yield the work of each weighted layer."""
         for node in graph.node:
+            if node.op_type == "If":
+                yield from self._read_branches(node)
+                continue
             position = {**_CONVOLUTIONS, **_PRODUCTS}.get(node.op_type)
             if position is None or len(node.input) <= position:
                 continue
@@ -182,6 +194,22 @@ class _LayerReader:
                         node, weight, integer=quantized and self._is_dequantized(node.input[0])
                     ),
                 )
+
+    def _read_branches(self, node: onnx.NodeProto) -> Iterator[LayerWork]:
+        """Yield the work of a layer that skips zeros, as though it skipped none.
+
+        That is what one of its branches does; both read the same weights.
+        """
+        branches = [item.g for item in node.attribute if item.HasField("g")]
+        found = [layer for branch in branches for layer in self.read(branch)]
+        if not found:
+            return
+        read = {name for branch in branches for inner in branch.node for name in inner.input}
+        tensors = [self.tensors[name] for name in read & self.tensors.keys()]
+        # Shapes and axes are INT64; they are no work.
+        size = sum(_size(one) for one in tensors if one.data_type != onnx.TensorProto.INT64)
+        layer = max(found, key=lambda layer: layer.macs)
+        yield dataclasses.replace(layer, name=node.name, weight_bytes=size)
 
     def _trace(self, name: str) -> tuple[onnx.TensorProto | None, bool]:
         """Return the tensor that a weight comes from, and whether it passes through Q/DQ."""
@@ -212,11 +240,25 @@ class _LayerReader:
     def _macs(self, node: onnx.NodeProto, weight: onnx.TensorProto) -> int:
         if node.op_type in _CONVOLUTIONS:
             shape = self.shapes.get(node.output[0], ())
-            return math.prod(weight.dims) * math.prod(shape[2:]) if len(shape) > 2 else 0
+            if len(shape) <= 2:
+                return 0
+            return int(weight.dims[0] * self._inputs(weight) * math.prod(shape[2:]))
         if node.op_type == "MatMulNBits":
             sizes = {a.name: a.i for a in node.attribute if a.name in {"K", "N"}}
             return int(sizes.get("K", 0) * sizes.get("N", 0))
         return math.prod(weight.dims)
+
+    def _inputs(self, weight: onnx.TensorProto) -> int:
+        """Return how many values a convolution multiplies for one of its results.
+
+        Places of its kernel that are 0 for every channel were filled in (see
+        `engine.pixel_columns`): nothing has to be multiplied there.
+        """
+        places = math.prod(weight.dims[1:])
+        if self.folder is None or weight.data_type != onnx.TensorProto.INT8:
+            return int(places)
+        values = numpy_helper.to_array(weight, str(self.folder))
+        return int(np.count_nonzero(values.any(axis=0)))
 
 
 def _precision(node: onnx.NodeProto, weight: onnx.TensorProto, *, integer: bool) -> str:

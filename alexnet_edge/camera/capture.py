@@ -24,6 +24,7 @@ from alexnet_edge.camera.sources.base import (
     Stream,
 )
 from alexnet_edge.errors import AlexnetEdgeError
+from alexnet_edge.machine import core_numbers, kept_to
 
 FILE_QUEUE = 2
 """Frames of a file that are decoded ahead."""
@@ -45,13 +46,11 @@ class CaptureOptions:
         retry: whether a lost live source is opened again.
         max_backoff_s: longest wait between two attempts.
         read_timeout_s: a source that delivers nothing for so long is taken for lost.
-        spin: wait for frames without sleeping. A core that slept is slow to begin.
     """
 
     retry: bool = True
     max_backoff_s: float = 30.0
     read_timeout_s: float = 5.0
-    spin: bool = False
 
 
 @dataclasses.dataclass
@@ -74,7 +73,9 @@ class _Reader(threading.Thread):
         self.abandoned = threading.Event()
 
     def run(self) -> None:
-        self._capture._read_all(self)
+        # Whoever starts it may keep to a core of its own; decoding takes all that there are.
+        with kept_to(self._capture._cores):
+            self._capture._read_all(self)
 
 
 class Capture:
@@ -86,6 +87,7 @@ class Capture:
     def __init__(self, source: Source, options: CaptureOptions) -> None:
         self.source = source
         self._options = options
+        self._cores = core_numbers()
         self._depth = 1 if source.live else FILE_QUEUE
         self._cond = threading.Condition()
         self._queue: collections.deque[tuple[int, Picture]] = collections.deque()
@@ -111,10 +113,8 @@ class Capture:
         Raises:
             AlexnetEdgeError: the source failed, and no frame is left; raised once.
         """
-        if self._options.spin:
-            self._spin(timeout_s)
         with self._cond:
-            if not self._queue and not self._done and not self._options.spin:
+            if not self._queue and not self._done:
                 self._cond.wait(timeout_s)
             if self._queue:
                 item = self._queue.popleft()
@@ -124,11 +124,6 @@ class Capture:
         if failure is not None:
             raise failure
         return None
-
-    def _spin(self, timeout_s: float) -> None:
-        end_s = time.monotonic() + timeout_s
-        while not self._queue and not self._done and time.monotonic() < end_s:
-            time.sleep(0)  # lets other threads have the interpreter
 
     @property
     def ended(self) -> bool:

@@ -158,6 +158,8 @@ def prepare(
     threads: int | None = None,
 ) -> Prepared | None:
     """Convert and preprocess a picture; None, counted, where it turns out damaged."""
+    if threads is None:
+        classifier.rouse()
     try:
         done = picture.converted()
     except CorruptFrameError as error:

@@ -30,6 +30,7 @@ from alexnet_edge.camera.stats import StatsKeeper
 from alexnet_edge.camera.workers import WorkerFeed
 from alexnet_edge.classifier import Classifier, Probabilities
 from alexnet_edge.errors import InputError
+from alexnet_edge.machine import core_numbers, kept_to
 
 Reason: TypeAlias = Literal["ended", "limit", "stopped", "stalled"]
 
@@ -38,6 +39,8 @@ _POLL_S = 0.1
 _AHEAD_DEPTH = 2
 THROUGHPUT_BATCH = 8
 """Frames that go through the engine together with ``throughput``, where it takes batches."""
+WORKER_BATCH = 16
+"""The same where each thread answers by itself: weights are read once for so many."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +137,7 @@ class CameraLoop:
         self._stats = StatsKeeper(source.name, classifier.info.path.name, self._capture.counts)
         self._failed: dict[str, str] = {}
         self._stopping = False
+        self._cores = core_numbers()
         self._size: tuple[int, ...] | None = None
         self._first_s: float | None = None
         self._first_cpu_s = 0.0
@@ -161,7 +165,9 @@ class CameraLoop:
         try:
             self._capture.start()
             feed = self._make_feed(batch)
-            reason = self._answer_all(feed, batch)
+            # Capture has begun on any core; this thread's helpers keep to the others.
+            with kept_to(self._cores[:1] if isinstance(feed, DirectFeed) else []):
+                reason = self._answer_all(feed, batch)
         finally:
             # Times first: closing outputs is no part of the run.
             seconds, cpu_percent = self._elapsed()
@@ -180,7 +186,9 @@ class CameraLoop:
     def _warm_up(self) -> int:
         """Make the engine ready; return how many frames it takes at a time."""
         self._classifier.warm_up()
-        most = THROUGHPUT_BATCH if self._options.throughput else 1
+        most = 1
+        if self._options.throughput:
+            most = WORKER_BATCH if self._classifier.callers > 1 else THROUGHPUT_BATCH
         return self._classifier.warm_up_batch(most)
 
     def _make_feed(self, batch: int) -> Feed:
@@ -316,10 +324,11 @@ class CameraLoop:
         if sink not in self._sinks:
             return
         try:
-            if isinstance(item, Answer):
-                sink.write(item)
-            else:
-                sink.note(item)
+            with kept_to(self._cores):  # threads that it starts, to encode a video, inherit that
+                if isinstance(item, Answer):
+                    sink.write(item)
+                else:
+                    sink.note(item)
         except Exception as error:  # whatever an output does must not stop the loop
             self._sinks.remove(sink)
             self._close(sink)

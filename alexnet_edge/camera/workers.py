@@ -21,6 +21,8 @@ from alexnet_edge.camera.sources.base import Picture
 from alexnet_edge.classifier import Classifier
 
 _POLL_S = 0.1
+_BATCH_BYTES = 48 << 20
+"""Pixels of a batch, so that large frames do not fill the memory: 17 frames of 1280×720."""
 _AHEAD = 2
 """Batches for each thread that may wait to be handed out, before it takes more frames."""
 
@@ -123,11 +125,15 @@ class WorkerFeed:
                     self._cond.wait(_POLL_S)
                     return None
             frames: list[tuple[int, Picture]] = []
+            live, size_bytes = self._capture.source.live, 0
             while len(frames) < self._batch and not self._stop.is_set():
-                waits = not frames or not self._capture.source.live
+                waits = not frames or not live
                 item = self._capture.take(_POLL_S if waits else 0.0)
                 if item is not None:
                     frames.append(item)
+                    size_bytes += 0 if live else item[1].convert().nbytes  # converted already
+                    if size_bytes + size_bytes // len(frames) > _BATCH_BYTES:
+                        break
                 elif not waits or self._capture.ended or not frames:
                     break
             if not frames:

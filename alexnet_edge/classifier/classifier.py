@@ -131,6 +131,10 @@ class Classifier(Closing):
             )
         return self.spec.to_input([self._cropper.crop(frame, threads)])
 
+    def rouse(self) -> None:
+        """Say that a picture is about to be prepared, so that the threads for it are awake."""
+        self._cropper.rouse()
+
     def infer(self, batch: AnyArray) -> Probabilities:
         """Return probabilities (N, classes) for N prepared pictures.
 

@@ -20,7 +20,6 @@ of that size goes through `from_rgb`.
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
@@ -30,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from alexnet_edge.classifier.crew import Crew
 from alexnet_edge.preprocess import PreprocessSpec, UInt8Array
 
 _FILTERS = {
@@ -44,6 +44,7 @@ _DOUBT = 1e-5
 _SIZES_KEPT = 16
 _WORTHWHILE_PIXELS = 200_000
 _SHARED_PIXELS = 400_000
+_STRIPS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +96,7 @@ class FrameCropper:
         self._spec = spec
         self._filter, self._support = _FILTERS[spec.interpolation]
         self._parts = max(1, threads)
-        self._pool = concurrent.futures.ThreadPoolExecutor(
-            max(1, self._parts - 1), thread_name_prefix="crop"
-        )
+        self._crew = Crew(self._parts - 1, "crop")
         self._plans: collections.OrderedDict[tuple[int, int], _Plan | None]
         self._plans = collections.OrderedDict()
 
@@ -133,24 +132,35 @@ class FrameCropper:
 
     def _crop(self, pixels: UInt8Array, plan: _Plan, threads: int) -> UInt8Array:
         (height, width), size = pixels.shape[:2], self._spec.crop
-        narrow = Image.new("RGB", (size, height))
         start, stop = plan.rows
-        parts = threads if (stop - start) * width >= _SHARED_PIXELS else 1
-        edges = [start + (stop - start) * part // parts for part in range(parts + 1)]
-        others = [
-            self._pool.submit(self._first_pass, pixels[low:high], plan)
-            for low, high in itertools.pairwise(edges[1:])
-        ]
-        narrow.paste(self._first_pass(pixels[edges[0] : edges[1]], plan), (0, edges[0]))
-        for low, part in zip(edges[1:], others, strict=False):
-            narrow.paste(part.result(), (0, low))
-        small = np.asarray(narrow.resize((size, plan.height), self._filter))
-        cropped = small[plan.top : plan.top + size]
+        shared = threads > 1 and (stop - start) * width >= _SHARED_PIXELS
+        rows = _edges(start, stop, _STRIPS if shared else 1)
+        columns = _edges(0, size, threads if shared else 1)
+        narrow = [Image.new("RGB", (high - low, height)) for low, high in columns]
+        cropped = np.empty((size, size, 3), np.uint8)
+
+        def resize_columns(strip: int) -> None:
+            low, high = rows[strip]
+            resized = self._first_pass(pixels[low:high], plan)
+            for image, (left, right) in zip(narrow, columns, strict=True):
+                image.paste(resized.crop((left, 0, right, high - low)), (0, low))
+
+        def resize_rows(strip: int) -> None:
+            left, right = columns[strip]
+            small = narrow[strip].resize((right - left, plan.height), self._filter)
+            cropped[:, left:right] = np.asarray(small)[plan.top : plan.top + size]
+
+        self._crew.share(resize_columns, len(rows))
+        self._crew.share(resize_rows, len(columns))
         return cropped[:, :, ::-1] if self._spec.color == "BGR" else cropped
 
     def close(self) -> None:
         """End the threads."""
-        self._pool.shutdown()
+        self._crew.close()
+
+    def rouse(self) -> None:
+        """Say that a frame is about to come, so that the threads are awake when it does."""
+        self._crew.rouse()
 
     def _first_pass(self, rows: UInt8Array, plan: _Plan) -> Image.Image:
         columns = plan.columns
@@ -163,6 +173,12 @@ class FrameCropper:
         )  # fmt: skip
         left = plan.left - columns.first
         return resized.crop((left, 0, left + self._spec.crop, len(rows)))
+
+
+def _edges(start: int, stop: int, parts: int) -> list[tuple[int, int]]:
+    """Return where each of so many equal parts of a range begins and ends."""
+    edges = [start + (stop - start) * part // parts for part in range(parts + 1)]
+    return list(itertools.pairwise(edges))
 
 
 def _make_plan(spec: PreprocessSpec, width: int, height: int) -> _Plan | None:

@@ -55,6 +55,8 @@ def show_manifest(output: Output, engine: Path, manifest: Manifest) -> None:
     _show_pruning(output, manifest.options)
     _show_int4(output, manifest.options)
     _show_dla(output, manifest)
+    if skipping := manifest.options.get("zero_skipping"):
+        output.say(f"skips what is zero, at batch 1: {', '.join(skipping)}")
     output.say(
         f"{engine}: {engine.stat().st_size / 1e6:.1f} MB, {_name_precision(manifest)}, "
         f"{manifest.runtime} {manifest.runtime_version}; manifest {engine.name}.json"

@@ -69,10 +69,6 @@ def camera(
             "--throughput", help="More frames a second, each older: several in flight at a time."
         ),
     ] = False,
-    spin: Annotated[
-        bool,
-        typer.Option("--spin", help="Lowest latency: wait for frames on busy cores, not asleep."),
-    ] = False,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Answers to end after.")] = None,
     duration: Annotated[
         float | None, typer.Option(min=0.01, help="Seconds to run, from the first frame.")
@@ -145,13 +141,13 @@ def camera(
     options = LoopOptions(
         top_k=top_k, smooth=smooth, threshold=threshold, throughput=throughput,
         max_frames=max_frames, duration_s=duration, stall_timeout_s=stall_timeout or None,
-        capture=CaptureOptions(retry, max_backoff, read_timeout, spin),
+        capture=CaptureOptions(retry, max_backoff, read_timeout),
     )  # fmt: skip
     described = make_source(source, Timeouts(max(2 * read_timeout, 1.0), read_timeout))
     output = Output(json)
     on_cpu = engine.suffix == ".onnx" and device in {None, "cpu"}
     callers = min(_CALLERS_MOST, usable_cores()) if throughput and on_cpu else 1
-    with _open(engine, RuntimeOptions(device, threads, callers, spin=spin), classes) as classifier:
+    with _open(engine, RuntimeOptions(device, threads, callers), classes) as classifier:
         if dry_run:
             _show_plan(output, classifier, described)
             return

@@ -218,6 +218,7 @@ def _make_job(
         amax=applied.amax,
         spared=settings.spared,
         int4=applied.int4,
+        zero_skipping=applied.zero_skipping,
         on_progress=on_progress,
     )
 

@@ -15,7 +15,9 @@ import onnx
 import onnx_ir as ir
 
 from alexnet_edge import machine
+from alexnet_edge.engine.pixel_columns import fold_columns
 from alexnet_edge.engine.vendor import BuiltEngine, EngineJob
+from alexnet_edge.engine.zero_skipping import skip_zeros
 from alexnet_edge.errors import BuildError, GraphError
 from alexnet_edge.manifest import LayerPrecision
 from alexnet_edge.runtimes.base import RuntimeOptions
@@ -24,7 +26,9 @@ from alexnet_edge.runtimes.ort import create_session, import_onnxruntime, sessio
 if TYPE_CHECKING:
     import onnxruntime
 
-_INTEGER = frozenset(("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat"))
+_INTEGER = frozenset(
+    ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat")
+)
 
 
 def build_onnxruntime(job: EngineJob, out: Path) -> BuiltEngine:
@@ -45,6 +49,9 @@ def build_onnxruntime(job: EngineJob, out: Path) -> BuiltEngine:
     settings = session_options(RuntimeOptions())
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     settings.optimized_model_filepath = str(out)
+    skipping = skip_zeros(job.model, job.zero_skipping, machine.usable_cores())
+    if machine.is_x86():
+        fold_columns(job.model)
     serialized = ir.to_proto(job.model).SerializeToString()
     try:
         session = create_session(serialized, RuntimeOptions(), settings)
@@ -56,6 +63,7 @@ def build_onnxruntime(job: EngineJob, out: Path) -> BuiltEngine:
         runtime_version=ort.__version__,
         layers=tuple(_read_layers(out, job.layers)),
         device={"kind": "cpu", "name": machine.cpu_name(), "vnni": machine.has_vnni()},
+        options={"zero_skipping": list(skipping)} if job.precision == "int8" else {},
     )
 
 
@@ -112,4 +120,8 @@ def _precision(node: onnx.NodeProto) -> str:
     if node.op_type == "MatMulNBits":
         bits = next(item.i for item in node.attribute if item.name == "bits")
         return f"int{bits}"
+    branches = [item.g for item in node.attribute if item.HasField("g")]
+    if branches:  # a layer that skips zeros
+        kinds = [{_precision(inner) for inner in branch.node} for branch in branches]
+        return "int8" if all("int8" in kind for kind in kinds) else "fp32"
     return "int8" if node.op_type in _INTEGER else "fp32"

@@ -19,6 +19,7 @@ from alexnet_edge.engine.build_trt import TensorRTBuilder
 from alexnet_edge.engine.int4 import int4_layers
 from alexnet_edge.engine.precision import (
     Given,
+    find_skipping,
     missing_ranges,
     require_table,
 )
@@ -29,6 +30,7 @@ from alexnet_edge.errors import MissingDependencyError, UnavailableError
 from alexnet_edge.graph import describe_model, load_onnx
 from alexnet_edge.machine import package_versions
 from alexnet_edge.manifest import LayerPrecision, manifest_path
+from alexnet_edge.quantize.choose import AUTO, read_stored_choice
 from alexnet_edge.quantize.layers import prepare, require_spared, weighted_layers
 
 
@@ -123,7 +125,7 @@ def plan_build(
             LayerPrecision(layer.name, layer.node.op_type, _asked(layer.name, settings, int4))
             for layer in layers
         ),
-        quantization=_quantization(settings),
+        quantization=_quantization(settings, _foresee_skipping(settings, given, int4)),
         ranges=ranges,
         typing=_typing(features, settings),
         flags=planned_flags(settings, features) if features else None,
@@ -152,13 +154,29 @@ def _asked(name: str, settings: BuildSettings, int4: tuple[str, ...]) -> str:
     return "fp16" if settings.tensorrt.fp16_rest or settings.dla else "fp32"
 
 
-def _quantization(settings: BuildSettings) -> str | None:
+def _foresee_skipping(
+    settings: BuildSettings, given: Given, int4: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    """Return the layers that will skip zeros; None where that is still to be found out."""
+    choice, table = given.choice, given.table
+    if choice is None and settings.method == AUTO:
+        choice = None if table is None else read_stored_choice(table, settings.dialect)
+        if choice is None:
+            return None
+    return find_skipping(settings, choice, int4)
+
+
+def _quantization(settings: BuildSettings, skipping: tuple[str, ...] | None) -> str | None:
     if settings.implicit:
         return "calibration cache"
     dialect = settings.dialect
     said = []
     if settings.precision == "int8":
         blocks = f", of linear layers in blocks of {dialect.fc_block}" if dialect.fc_block else ""
+        if blocks and skipping is None:
+            blocks += " or, where that is found to pay, without those of zeros"
+        elif skipping:
+            blocks += f", but of {', '.join(skipping)} without those of zeros"
         said.append(f"Q/DQ, dialect {dialect.name}, {dialect.weight_bits}-bit weights{blocks}")
     if settings.int4 is not None:
         fewer = ", ".join(settings.int4.two_bit)

@@ -66,11 +66,13 @@ class Applied:
         options: for the manifest.
         amax: ranges by tensor for INT8 by calibration cache; None otherwise.
         int4: names of the layers that have 4-bit weights now.
+        zero_skipping: names of the layers that have Q/DQ so that they can skip zeros.
     """
 
     options: dict[str, Any]
     amax: Mapping[str, float] | None = None
     int4: tuple[str, ...] = ()
+    zero_skipping: tuple[str, ...] = ()
 
 
 def apply_precision(
@@ -129,7 +131,8 @@ def apply_precision(
         options["pruning_loss"] = loss
     if half_in_graph and (settings.precision == "fp16" or settings.tensorrt.fp16_rest):
         convert_to_fp16(prepared, graph.path)
-    return Applied(options, amax, int4)
+    skipping = find_skipping(settings, beside.choice if beside is not None else None, int4)
+    return Applied(options, amax, int4, skipping)
 
 
 def missing_ranges(graph: GraphInfo) -> BuildError:
@@ -214,10 +217,21 @@ def _quantize(
     corrections = {
         name: np.array(values, np.float32) for name, values in choice.bias_corrections.items()
     }
-    options = QdqOptions(choice.weight_ranges, corrections, choice.fitted, spared)
+    skipping = frozenset(find_skipping(settings, choice, int4))
+    options = QdqOptions(choice.weight_ranges, corrections, choice.fitted, spared, skipping)
     insert_qdq(prepared, choice.ranges(table.tensors), dialect, graph.path, options)
     described = {**_describe_choice(table, choice), **_describe_int8(settings)}
     return described, Int8Beside(table, choice)
+
+
+def find_skipping(
+    settings: BuildSettings, choice: Choice | None, int4: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return the layers that are to skip zeros: those of the choice that are INT8 here."""
+    if choice is None or settings.dialect.fc_block is None:
+        return ()
+    others = {*settings.spared, *int4}
+    return tuple(name for name in choice.zero_skipping if name not in others)
 
 
 def _serve_ranges(

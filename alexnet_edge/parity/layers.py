@@ -36,6 +36,9 @@ _LEAST_DB = -200.0
 _RESULT_SCALE = {"QLinearConv": 6, "QGemm": 7, "QLinearMatMul": 6}
 """Which input of an integer operator is the scale of its result; its zero point is the next one."""
 
+_MOVES = ("Cast", "Transpose", "Reshape", "Pad")
+_COLORS = 3
+
 _ACTIVATION_SCALE = {"QLinearConv": 1, "QGemm": 1, "QLinearMatMul": 1}
 
 
@@ -54,13 +57,24 @@ class LayerSqnr:
 
 @dataclasses.dataclass(frozen=True)
 class _Tap:
-    """A tensor, and what its integers stand for."""
+    """A tensor, and what its integers stand for.
+
+    Attributes:
+        tensor: its name.
+        scale, zero_point: of its integers; None where it holds floats.
+        width: pixels in a row, where it holds blocks of them (see `engine.pixel_columns`).
+    """
 
     tensor: str
     scale: FloatArray | None = None
     zero_point: AnyArray | None = None
+    width: int | None = None
 
     def restore(self, values: AnyArray) -> FloatArray:
+        if self.width is not None:
+            count, _, height, _ = values.shape
+            rows = values.transpose(0, 2, 3, 1).reshape(count, height, -1, _COLORS)
+            values = rows[:, :, : self.width].transpose(0, 3, 1, 2)
         if self.scale is None or self.zero_point is None:
             return np.asarray(values, np.float32)
         return (values.astype(np.float32) - self.zero_point.astype(np.float32)) * self.scale
@@ -93,6 +107,8 @@ class LayerProbe:
                 hint="give the graph that the engine was built from as --reference",
             )
         self.reads_pixels = _reads_pixels(model.graph, self._taps[INPUT])
+        if self.reads_pixels:
+            self._taps[INPUT] = _unfold(model.graph, self._taps[INPUT])
         self._input = model.graph.input[0].name
         self._batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
         self._taps[OUTPUT] = _Tap(model.graph.output[0].name)
@@ -176,14 +192,30 @@ def _find_taps(graph: onnx.GraphProto, names: Sequence[str]) -> dict[str, _Tap]:
 
 def _reads_pixels(graph: onnx.GraphProto, tap: _Tap) -> bool:
     """Whether a tensor holds the bytes of `uint8` input, cast and moved at most."""
-    producers = {tensor: node for node in graph.node for tensor in node.output}
-    tensor = tap.tensor
-    while tensor in producers and producers[tensor].op_type in {"Cast", "Transpose"}:
-        tensor = producers[tensor].input[0]
+    tensor, _ = _trace_back(graph, tap.tensor)
     source = graph.input[0]
     is_image = source.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     is_scaled = tap.scale is not None and tap.scale != 1
     return tensor == source.name and is_image and not is_scaled and not tap.zero_point
+
+
+def _unfold(graph: onnx.GraphProto, tap: _Tap) -> _Tap:
+    """Return a tap of pixels that gives them one by one, where the graph reads blocks of them."""
+    _, passed = _trace_back(graph, tap.tensor)
+    if "Reshape" not in passed:
+        return tap
+    _, _, width, _ = graph.input[0].type.tensor_type.shape.dim
+    return dataclasses.replace(tap, width=width.dim_value)
+
+
+def _trace_back(graph: onnx.GraphProto, tensor: str) -> tuple[str, list[str]]:
+    """Return where a tensor comes from, and the operators on the way, which move values at most."""
+    producers = {name: node for node in graph.node for name in node.output}
+    passed = []
+    while tensor in producers and producers[tensor].op_type in _MOVES:
+        passed.append(producers[tensor].op_type)
+        tensor = producers[tensor].input[0]
+    return tensor, passed
 
 
 def _find_result(

@@ -86,16 +86,23 @@ def _choose_again(
     """
     options = manifest.options
     methods = {str(name): str(method) for name, method in options["methods"].items()}
-    choice = Choice(methods, str(options["weight_ranges"]))
+    skipping = tuple(str(name) for name in options.get("zero_skipping", ()))
+    choice = Choice(methods, str(options["weight_ranges"]), zero_skipping=skipping)
     is_fitted = options.get("rounding", "nearest") != "nearest"
     if options.get("bias_correction"):
         again = decide(model, table, dialect, folder=folder)
+        # A choice names what would skip zeros; of an engine, those that were spared do not.
+        others = {*options.get("spared", ()), *options.get("int4_layers", ())}
+        names = tuple(name for name in again.zero_skipping if name not in others)
+        again = dataclasses.replace(again, zero_skipping=names)
         _require_same(choice, again, is_fitted=is_fitted)
         return again
     if not is_fitted:
         return choice
     evidence = read_evidence(table, None, folder)
-    fitted = fit_weights(Layerwise(model, dialect), evidence.fit, choice.weight_ranges)
+    network = Layerwise(model, dialect)
+    network.use_zero_skipping(skipping)
+    fitted = fit_weights(network, evidence.fit, choice.weight_ranges)
     return dataclasses.replace(choice, fitted=fitted)
 
 
@@ -106,6 +113,7 @@ def _require_same(built: Choice, again: Choice, *, is_fitted: bool) -> None:
         "weight_ranges": (built.weight_ranges, again.weight_ranges),
         "rounding": (is_fitted, bool(again.fitted)),
         "bias_correction": (True, bool(again.bias_corrections)),
+        "zero_skipping": (built.zero_skipping, again.zero_skipping),
     }
     differences = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if differences:

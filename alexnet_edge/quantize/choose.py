@@ -5,8 +5,9 @@ the second kind is applied, one candidate after another, to the network layer by
 answers on the held-out images are compared with the float ones. The winner's ranges are then taken
 from all images.
 
-In this order, each step kept only where the noise of the logits falls by more than `WORTH`, and on
-so many of the images that chance does not explain it (`SURE_OF_ONE`, `SURE_OF_MANY`):
+First it is found out which layers skip zeros (`zeros`), because their weights are not in blocks.
+Then, in this order, each step kept only where the noise of the logits falls by more than `WORTH`,
+and on so many of the images that chance does not explain it (`SURE_OF_ONE`, `SURE_OF_MANY`):
 
 1. each method for all tensors; the best one stays,
 2. for each tensor in turn, the other methods (a mixture),
@@ -24,7 +25,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,7 @@ from alexnet_edge.quantize.layerwise import (
 )
 from alexnet_edge.quantize.scales import Dialect, FloatArray
 from alexnet_edge.quantize.table import CalibrationTable, Range
+from alexnet_edge.quantize.zeros import choose_zero_skipping
 from alexnet_edge.similarity import Logits, centred_logits, mean_kl, sqnr_db
 
 WORTH = 0.02
@@ -93,6 +95,8 @@ class Choice:
         images: how many images they were judged on.
         fitted: layer name to the integers of its weight, where they are not the nearest ones. A
             choice that is stored lacks them: they are as large as the engine.
+        zero_skipping: fully connected layers that read no weights of zeros, where the dialect has
+            blocks for the others (see `zeros`).
     """
 
     methods: Mapping[str, str]
@@ -103,6 +107,7 @@ class Choice:
     fitted: Mapping[str, AnyArray] = dataclasses.field(
         default_factory=dict, repr=False, compare=False
     )
+    zero_skipping: tuple[str, ...] = ()
 
     @property
     def rounding(self) -> str:
@@ -150,6 +155,7 @@ class Choice:
             },
             trials=tuple(Trial(**trial) for trial in value["trials"]),
             images=int(value["images"]),
+            zero_skipping=tuple(str(name) for name in value.get("zero_skipping", ())),
         )
 
 
@@ -192,16 +198,24 @@ def decide(
     if method != AUTO:
         table.ranges(method)
         return Choice(dict.fromkeys(table.tensors, method))
-    stored = table.choices.get(dialect.key)
+    stored = read_stored_choice(table, dialect)
     if stored is not None and images is None:
-        return _read_choice(stored)
+        return stored
     evidence = read_evidence(table, images, folder or path.parent)
     return choose(path, table, evidence, dialect, fit=fit, on_progress=on_progress)
 
 
-def _read_choice(stored: object) -> Choice:
+def read_stored_choice(table: CalibrationTable, dialect: Dialect) -> Choice | None:
+    """Return the choice that a table holds for a dialect; None where it holds none.
+
+    Raises:
+        TableError: it is malformed.
+    """
+    stored = table.choices.get(dialect.key)
+    if stored is None:
+        return None
     try:
-        return Choice.from_dict(cast("Mapping[str, Any]", stored))
+        return Choice.from_dict(stored)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise TableError(
             f"the table's choice of methods is malformed (at {error})", hint="calibrate again"
@@ -291,6 +305,7 @@ def choose(
     network = Layerwise(path, dialect)
     table.require_match(network.graph, network.graph.preprocess)
     chooser = _Chooser(network, table, evidence, on_progress)
+    chooser.find_zeros()
     chooser.rank_methods()
     chooser.mix()
     chooser.search_weights()
@@ -320,17 +335,27 @@ class _Chooser:
         report: Callable[[str, int, int], None],
     ) -> None:
         self._network = network
-        self._tensors = table.tensors_without_held_out
+        self._table, self._tensors = table, table.tensors_without_held_out
         self._methods = table.methods
         self._evidence = evidence
         self._report = report
         self._steps, self._done = len(self._methods) + 2 * len(network.layers) + 2, 0
+        self._steps += network.dialect.fc_block is not None
         self._images = len(evidence.held_out)
         self._begin = network.begin(evidence.held_out)
         self._reference = self._answers(0, self._begin, [FLOAT] * len(network.layers))
         self._centred: Logits = centred_logits(self._reference)
         self._best = _Current({})
         self._trials: list[Trial] = []
+        self._zero_skipping: tuple[str, ...] = ()
+
+    def find_zeros(self) -> None:
+        """Find the layers that read so many zeros that it pays to skip them, instead of blocks."""
+        if self._network.dialect.fc_block is None:
+            return
+        self._step("zeros")
+        self._zero_skipping = choose_zero_skipping(self._network, self._table, self._evidence.fit)
+        self._network.use_zero_skipping(self._zero_skipping)
 
     def rank_methods(self) -> None:
         """Try each method for all tensors."""
@@ -445,6 +470,7 @@ class _Chooser:
             trials=tuple(self._trials),
             images=self._images,
             fitted=self._best.fitted,
+            zero_skipping=self._zero_skipping,
         )
 
     @property

@@ -143,6 +143,7 @@ def settings_of(
     network: Layerwise, table: CalibrationTable, choice: Choice, spared: frozenset[str]
 ) -> list[LayerSetting]:
     """Return the settings that a build by this choice would have."""
+    network.use_zero_skipping(choice.zero_skipping)
     network.use_fitted(choice.fitted, choice.weight_ranges)
     return network.settings(
         choice.ranges(table.tensors),

@@ -25,7 +25,9 @@ def fit_weights(
     *,
     on_layer: Callable[[str], None] = lambda _: None,
 ) -> dict[str, AnyArray]:
-    """Round the weights of every layer to its inputs, but for those in blocks.
+    """Round the weights of every layer to its inputs, but for those in blocks or skipping zeros.
+
+    These are the large ones: fitting them takes longer than all the others, and gains little.
 
     Args:
         network: cut.
@@ -40,7 +42,7 @@ def fit_weights(
     activations = network.begin(images)
     for index, name in enumerate(network.layers):
         on_layer(name)
-        if not network.has_blocks(index):
+        if not network.could_have_blocks(index):
             fitted[name] = _fit_layer(network, index, activations, weight_ranges)
         activations, _ = network.step(index, activations, FLOAT)
     return fitted

@@ -16,7 +16,7 @@ up to ties and the last digit.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,6 +131,7 @@ class Layerwise:
         self._quantized: dict[tuple[int, str], FloatArray] = {}
         self._weight_scales: dict[tuple[int, str], FloatArray] = {}
         self._fitted: tuple[Mapping[str, AnyArray], str] = ({}, "minmax")
+        self._zero_skipping: frozenset[str] = frozenset()
         self._sessions: dict[tuple[int, bool, bool], onnxruntime.InferenceSession] = {}
         self._exact = {
             layer.activation.name
@@ -143,6 +144,14 @@ class Layerwise:
 
     def has_blocks(self, index: int) -> bool:
         """Whether the dialect gives a layer weights in blocks, and float inputs."""
+        return self.could_have_blocks(index) and self.layers[index] not in self._zero_skipping
+
+    def use_zero_skipping(self, names: Iterable[str]) -> None:
+        """Let these layers be integer ones although the dialect has blocks, and no others."""
+        self._zero_skipping = frozenset(names)
+
+    def could_have_blocks(self, index: int) -> bool:
+        """Whether a layer has blocks, or has not because it skips zeros."""
         return self.dialect.fc_block is not None and self._layers[index].fully_connected
 
     def layer(self, index: int) -> WeightedLayer:
@@ -154,7 +163,7 @@ class Layerwise:
         return self._weights[index]
 
     def use_fitted(self, integers: Mapping[str, AnyArray], weight_ranges: str) -> None:
-        """Let settings whose weights are `fitted` run with these.
+        """Let settings whose weights are `fitted` run with these, or the nearest integers.
 
         Args:
             integers: layer name to integers of the weight's shape.
@@ -260,7 +269,9 @@ class Layerwise:
                 )
             )
             written = self.dialect.quantizes_results and self._written[index]
-            integers_come = integer and written and result is None
+            # The sums of a layer that skips zeros are float, as those of blocks are.
+            writes = written and not self.could_have_blocks(index)
+            integers_come = integer and writes and result is None
         return settings
 
     def is_exact(self, tensor: str) -> bool:
@@ -327,9 +338,8 @@ class Layerwise:
                 rounded = round_blocks(weight, axis, self.dialect.fc_block or BLOCK)
                 return self._quantized.setdefault(key, dequantize_blocks(rounded, axis))
             scales = self._scales(index, kind)
-            if kind == FITTED:
-                integers = self._fitted[0][self.layers[index]]
-            else:
+            integers = self._fitted[0].get(self.layers[index]) if kind == FITTED else None
+            if integers is None:
                 integers = round_weight(weight, scales, axis, self.dialect)
             self._quantized[key] = dequantize_weight(integers, scales, axis)
         return self._quantized[key]

@@ -20,7 +20,8 @@ Two dialects, because the targets differ in what they read and what they run wel
     4. Where pixels are normalized in the graph, that moves into the first convolution, which reads
        the pixels as they come: DQ without Q, scale 1 (see `pixels`).
     5. Where the dialect has a block size, fully connected layers become `MatMulNBits` over 8-bit
-       blocks, and read and write floats.
+       blocks, and read and write floats; but for those that are to skip zeros, which read integers
+       as other layers do.
 """
 
 from __future__ import annotations
@@ -67,12 +68,15 @@ class QdqOptions:
         bias_corrections: layer name to (channels,) that is added to its bias.
         fitted: layer name to the integers of its weight, where they are not the nearest ones.
         spared: names of layers that stay in floating point.
+        zero_skipping: names of fully connected layers that are integer ones although the dialect
+            has blocks. Their results stay float unless an integer layer reads them.
     """
 
     weight_ranges: str = "minmax"
     bias_corrections: Mapping[str, FloatArray] = dataclasses.field(default_factory=dict)
     fitted: Mapping[str, AnyArray] = dataclasses.field(default_factory=dict)
     spared: frozenset[str] = frozenset()
+    zero_skipping: frozenset[str] = frozenset()
 
 
 def insert_qdq(
@@ -107,12 +111,14 @@ def insert_qdq(
     every = weighted_layers(model, path)
     require_spared(path, [layer.name for layer in every], sorted(options.spared))
     chosen = [layer for layer in every if layer.name not in options.spared]
-    blocked = {layer.name: layer for layer in chosen if dialect.fc_block and layer.fully_connected}
+    linear = {layer.name: layer for layer in chosen if dialect.fc_block and layer.fully_connected}
+    skipping = linear.keys() & options.zero_skipping
+    blocked = {name: layer for name, layer in linear.items() if name not in skipping}
     layers = [layer for layer in chosen if layer.name not in blocked]
     inputs = [layer.activation.name or "" for layer in layers]
     wanted = set(inputs)
     if dialect.quantizes_results:
-        wanted |= {layer.result.name or "" for layer in layers}
+        wanted |= {layer.result.name or "" for layer in layers if layer.name not in skipping}
     writer = _QdqWriter(model.graph, dialect, options)
     scales = {}
     for value, ranged in quantization_points(every):

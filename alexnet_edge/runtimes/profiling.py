@@ -71,15 +71,27 @@ def profile_session(
 def read_node_times(events: Iterable[Mapping[str, Any]], *, runs: int) -> tuple[LayerTime, ...]:
     """Return what the nodes of a profile took, as ONNX Runtime writes it (a list of trace events).
 
-    A node's event ends in `_kernel_time`; its `dur` is in microseconds.
+    A node's event ends in `_kernel_time`; its `ts` and `dur` are in microseconds. The time of an
+    `If` holds that of its branch's nodes, which are left out.
     """
     clock = LayerClock(runs)
+    kernels: list[Mapping[str, Any]] = []
     for event in events:
-        name = str(event.get("name", ""))
-        if event.get("cat") == "Node" and name.endswith("_kernel_time"):
-            op = str((event.get("args") or {}).get("op_name", ""))
-            clock.add(name.removesuffix("_kernel_time"), op, float(event["dur"]))
+        if event.get("cat") != "Node" or not str(event.get("name", "")).endswith("_kernel_time"):
+            continue
+        if _operator(event) == "If":
+            # Nodes are told of as they end, so those of its branch came before it.
+            while kernels and kernels[-1]["ts"] >= event["ts"]:
+                kernels.pop()
+        kernels.append(event)
+    for event in kernels:
+        name = str(event["name"]).removesuffix("_kernel_time")
+        clock.add(name, _operator(event), float(event["dur"]))
     return clock.times()
+
+
+def _operator(event: Mapping[str, Any]) -> str:
+    return str((event.get("args") or {}).get("op_name", ""))
 
 
 def make_layer_profiler(vendor: ModuleType, clock: LayerClock) -> Any:

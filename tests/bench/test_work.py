@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from alexnet_edge.bench.work import read_graph_work, read_work
 from alexnet_edge.engine.build import build_engine
 from alexnet_edge.engine.settings import BuildSettings
+from alexnet_edge.graph import load_bare
 from alexnet_edge.model import load_checkpoint
 from alexnet_edge.runtimes.base import EngineInfo
 from alexnet_edge.runtimes.loader import open_engine
@@ -86,6 +87,28 @@ def test_q_and_dq_around_a_layer_make_it_an_integer_one():
     tensors = {"s": scale, "z": zero, "w": np.zeros((8, 4), np.int8)}
     (layer,) = read_graph_work(graph(nodes, tensors, image=(1, 8)))
     assert (layer.precision, layer.weight_bytes, layer.macs) == ("int8", 32, 32)
+
+
+def test_places_of_a_kernel_that_were_filled_in_are_no_work(tmp_path):
+    weight = np.ones((64, 3, 5, 8), np.int8)
+    weight[:, :, :, 6:] = 0
+    weight[1:, 0, 0, 0] = 0  # one channel is enough for a place to count
+    constants = {"w": weight, "s": np.float32(0.1), "z": np.uint8(0), "wz": np.int8(0)}
+    node = helper.make_node(
+        "QLinearConv", ["x", "s", "z", "w", "s", "wz", "s", "z"], ["y"], name="conv"
+    )
+    graph = helper.make_graph(
+        [node], "filled",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 3, 9, 12])],
+        [helper.make_tensor_value_info("y", TensorProto.UINT8, [1, 64, 5, 5])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "filled.onnx")
+    (layer,) = read_graph_work(load_bare(tmp_path / "filled.onnx"), tmp_path)
+    assert layer.macs == 64 * 3 * 5 * 6 * 5 * 5
+    (layer,) = read_graph_work(load_bare(tmp_path / "filled.onnx"))
+    assert layer.macs == 64 * 3 * 5 * 8 * 5 * 5
 
 
 def test_weights_that_only_q_and_dq_make_integers_count_a_byte_each():

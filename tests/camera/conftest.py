@@ -82,9 +82,9 @@ def start_loop(classifier):
     """Start a loop over a source's name; it is stopped at the end of the test."""
     started = []
 
-    def start(source, *, sinks=(), read_timeout_s=1.0, max_backoff_s=0.5, retry=True, spin=False,
+    def start(source, *, sinks=(), read_timeout_s=1.0, max_backoff_s=0.5, retry=True,
               engine=classifier, **options):  # fmt: skip
-        capture = CaptureOptions(retry, max_backoff_s, read_timeout_s, spin)
+        capture = CaptureOptions(retry, max_backoff_s, read_timeout_s)
         if isinstance(source, str):
             source = make_source(source, Timeouts(5.0, read_timeout_s))
         collector = Collector()

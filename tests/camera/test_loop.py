@@ -19,6 +19,7 @@ from alexnet_edge.camera.sources.base import SourceLostError
 from alexnet_edge.classifier import Classifier
 from alexnet_edge.dataset import ImageReader, open_images
 from alexnet_edge.errors import InputError
+from alexnet_edge.machine import core_numbers
 from alexnet_edge.parity import ParitySettings, compare_answers
 from alexnet_edge.runtimes.loader import open_engine
 from tests.camera.scenes import number_of, numbered, wait_until, write_video
@@ -159,25 +160,45 @@ def test_a_live_source_gives_the_newest_frame_and_counts_the_dropped(run_loop, c
     assert ages[len(ages) // 2] < 1000, "no queue builds up"
 
 
-def test_waiting_without_sleep_answers_the_same_and_keeps_a_core_busy(run_loop, clip):
-    seen = {}
-    for spin in (False, True):
-        seen[spin], collected = run_loop(f"file://{clip}?live=1", spin=spin, max_frames=20)
-        assert seen[spin].stats.answered == len(collected.answers) == 20
-        assert [a.frame.index for a in collected.answers] == sorted(
-            {number_of(a.frame.pixels) for a in collected.answers}
-        )
-    assert seen[True].cpu_percent > seen[False].cpu_percent
+class CoreSink:
+    """Keeps the cores that the loop's thread, and one that it starts, may use."""
+
+    name = "cores"
+
+    def __init__(self):
+        self.seen = set()
+
+    def write(self, answer):
+        thread = threading.Thread(target=self._look)
+        thread.start()
+        thread.join()
+
+    def _look(self):
+        self.seen.add(frozenset(os.sched_getaffinity(0)))
+
+    def note(self, event):
+        pass
+
+    def close(self):
+        pass
 
 
-def test_waiting_without_sleep_notices_a_stall_and_a_stop(run_loop, start_loop, clip, tmp_path):
-    os.mkfifo(tmp_path / "empty")
-    source = f"raw://{tmp_path}/empty?width=64&height=48&live=1"
-    result, _ = run_loop(source, spin=True, stall_timeout_s=0.5)
-    assert result.reason == "stalled"
-    running = start_loop(f"file://{clip}?live=1&loop=1", spin=True)
-    time.sleep(0.5)
-    assert running.stop().reason == "stopped"
+@pytest.mark.skipif(len(core_numbers()) < 2, reason="needs two cores")
+@pytest.mark.parametrize("live", [False, True])
+def test_a_live_loop_keeps_to_one_core_and_what_it_starts_to_none(start_loop, clip, live):
+    cores = frozenset(core_numbers())
+    sink = CoreSink()
+    running = start_loop(f"file://{clip}?live={int(live)}&loop=1", sinks=[sink])
+    wait_until(lambda: sink.seen)
+    (capture,) = [thread for thread in threading.enumerate() if thread.name == "capture"]
+    assert os.sched_getaffinity(capture.native_id) == cores, "decoding takes all cores"
+    own = running.thread.native_id
+    if live:
+        wait_until(lambda: os.sched_getaffinity(own) == {min(cores)})
+    else:
+        assert {frozenset(os.sched_getaffinity(own)) for _ in range(1000)} == {cores}
+    running.stop()
+    assert sink.seen == {cores}, "encoding a video, say"
 
 
 @pytest.mark.parametrize("throughput", [False, True])

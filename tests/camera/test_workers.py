@@ -8,7 +8,9 @@ import time
 import numpy as np
 import pytest
 
+from alexnet_edge.camera import workers
 from alexnet_edge.camera.capture import Capture, CaptureOptions
+from alexnet_edge.camera.loop import WORKER_BATCH
 from alexnet_edge.camera.sources import make_source
 from alexnet_edge.camera.workers import WorkerFeed
 from alexnet_edge.errors import InputError
@@ -46,6 +48,28 @@ def test_frames_are_accounted_for_when_it_ends_early(run_loop, side_by_side, cli
     assert result.stats.captured == frames + result.stats.dropped
 
 
+@pytest.mark.parametrize(("frames", "most"), [(100, 16), (5.5, 5), (0.5, 1)])
+def test_a_batch_holds_so_many_frames_and_bytes_at_most(
+    side_by_side, clip, monkeypatch, frames, most
+):
+    sizes, infer = [], side_by_side.infer
+
+    def count(batch):
+        sizes.append(len(batch))
+        return infer(batch)
+
+    monkeypatch.setattr(side_by_side, "infer", count)
+    monkeypatch.setattr(workers, "_BATCH_BYTES", int(frames * numbered(0).nbytes))
+    capture = Capture(make_source(str(clip)), CaptureOptions())
+    capture.start()
+    feed = WorkerFeed(capture, side_by_side, WORKER_BATCH)
+    while not feed.ended:
+        feed.take(0.1, 100)
+    feed.close()
+    assert max(sizes) == most
+    assert sum(sizes) == 100
+
+
 def test_a_live_source_is_not_waited_for_until_a_batch_is_full(run_loop, side_by_side, clip):
     result, seen = run_loop(
         f"file://{clip}?live=1", engine=side_by_side, throughput=True, max_frames=40
@@ -54,7 +78,7 @@ def test_a_live_source_is_not_waited_for_until_a_batch_is_full(run_loop, side_by
     indices = [a.frame.index for a in seen.answers]
     assert indices == sorted(set(indices))
     ages = sorted(a.age_ms for a in seen.answers)
-    assert ages[len(ages) // 2] < 200, "eight frames take 267 ms to come"
+    assert ages[len(ages) // 2] < 200, "sixteen frames take 533 ms to come"
 
 
 def test_a_stop_ends_it_and_threads_end(start_loop, side_by_side, clip):

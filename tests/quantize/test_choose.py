@@ -147,12 +147,13 @@ def test_what_does_not_help_is_not_kept(tiny_onnx, table, evidence, dialect):
     assert bool(choice.bias_corrections) == trials["bias correction"].kept
 
 
-def test_progress_reaches_its_end(tiny_onnx, table, evidence):
-    seen = []
-    choose(tiny_onnx, table, evidence, CPU, on_progress=lambda *step: seen.append(step))
+@pytest.mark.parametrize(("block", "first"), [(None, "minmax"), (64, "zeros")])
+def test_progress_reaches_its_end(tiny_onnx, table, evidence, block, first):
+    seen, dialect = [], Dialect("cpu", fc_block=block)
+    choose(tiny_onnx, table, evidence, dialect, on_progress=lambda *step: seen.append(step))
     assert [done for _, done, _ in seen] == list(range(len(seen)))
     assert {total for *_, total in seen} == {len(seen)}
-    assert seen[0][0] == "minmax"
+    assert seen[0][0] == first
 
 
 def test_a_method_by_name_is_taken_without_a_trial(tiny_onnx, table):

@@ -83,6 +83,30 @@ def test_the_simulation_answers_as_the_graph(tiny_onnx, case, spared):
     assert ((built - found) ** 2).sum() < 0.5 * ((found - exact) ** 2).sum()
 
 
+@pytest.mark.parametrize("spared", [(), ("features.10",), ("classifier.1",)])
+@pytest.mark.parametrize("skipping", [("classifier.1",), ("classifier.1", "classifier.4")])
+def test_layers_that_skip_zeros_are_simulated_as_the_graph_has_them(
+    tiny_onnx, case, skipping, spared
+):
+    network, ranges, batch = case
+    network.use_zero_skipping(skipping)
+    settings = network.settings(ranges, spared=frozenset(spared))
+    begin = network.begin(batch)
+    exact = centred_logits(network.finish(0, begin, [FLOAT] * 8))
+    found = centred_logits(network.finish(0, begin, settings))
+    network.use_zero_skipping(())
+    proto = build(tiny_onnx, ranges, spared=frozenset(spared), zero_skipping=frozenset(skipping))
+    nodes = {node.name: node for node in proto.graph.node}
+    for name in {*skipping} - {*spared}:
+        assert nodes[name].op_type == "Gemm"
+    # Its result is rounded only where the next layer reads integers.
+    rounds = "classifier.2.out.quantize" in nodes
+    assert rounds == ("classifier.4" in skipping)
+    graph = np.log(np.maximum(run(proto, batch), 1e-30))
+    built = centred_logits(graph)
+    assert ((built - found) ** 2).sum() < 0.5 * ((found - exact) ** 2).sum()
+
+
 def test_linear_layers_read_and_write_floats_without_a_q(tiny_onnx, case):
     _, ranges, _ = case
     proto = build(tiny_onnx, ranges)
@@ -112,3 +136,12 @@ def test_they_are_not_fitted_and_not_corrected(case):
     assert set(fit_weights(network, batch[:4], "minmax")) == set(network.layers[:5])
     assert [network.has_bias(index) for index in range(8)] == [True] * 5 + [False] * 3
     assert BLOCKS.key == "cpu-blocks"
+
+
+def test_those_that_skip_zeros_are_corrected(case):
+    network, _, batch = case
+    network.use_zero_skipping(["classifier.1"])
+    assert [network.has_bias(index) for index in range(8)] == [True] * 6 + [False] * 2
+    assert set(fit_weights(network, batch[:4], "minmax")) == set(network.layers[:5])
+    network.use_zero_skipping([])
+    assert network.has_blocks(5)

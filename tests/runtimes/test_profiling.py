@@ -30,6 +30,21 @@ def test_only_kernel_times_of_the_last_runs_count():
     assert found == (LayerTime("a", "Conv", 20.0), LayerTime("b", "Relu", 3.0))
 
 
+def test_what_runs_within_a_branch_is_counted_once():
+    def at(ts, name, dur, op):
+        return {**node(name, dur, op), "ts": ts}
+
+    events = [
+        at(0, "few", 4, "And"), at(6, "gather", 30, "Gather"), at(37, "sum", 9, "Add"),
+        at(5, "fc", 43, "If"), at(49, "relu", 3, "Relu"),
+        at(50, "few", 6, "And"), at(59, "all", 80, "MatMulInteger"), at(57, "fc", 85, "If"),
+        at(143, "relu", 5, "Relu"),
+    ]  # fmt: skip
+    assert read_node_times(events, runs=2) == (
+        LayerTime("few", "And", 5.0), LayerTime("fc", "If", 64.0), LayerTime("relu", "Relu", 4.0),
+    )  # fmt: skip
+
+
 def test_a_clock_keeps_the_order_in_which_layers_ran():
     clock = LayerClock(3)
     for name in ("z", "a", "z", "a"):

@@ -30,7 +30,7 @@ from alexnet_edge.camera.stats import StatsKeeper
 from alexnet_edge.camera.workers import WorkerFeed
 from alexnet_edge.classifier import Classifier, Probabilities
 from alexnet_edge.errors import InputError
-from alexnet_edge.machine import core_numbers, kept_to
+from alexnet_edge.machine import core_numbers, keep_freed_memory, kept_to
 
 Reason: TypeAlias = Literal["ended", "limit", "stopped", "stalled"]
 
@@ -157,9 +157,13 @@ class CameraLoop:
     def run(self) -> LoopResult:
         """Answer frames until the end, a limit, a stop or a stall.
 
+        From then on the process keeps up to 128 MiB a heap of what it frees, frames' memory above
+        all. Live, the calling thread keeps to one core until the end.
+
         Raises:
             AlexnetEdgeError: the source cannot be opened and is not retried, or the engine failed.
         """
+        keep_freed_memory()
         batch = self._warm_up()
         feed: Feed | None = None
         try:

@@ -44,7 +44,6 @@ _DOUBT = 1e-5
 _SIZES_KEPT = 16
 _WORTHWHILE_PIXELS = 200_000
 _SHARED_PIXELS = 400_000
-_STRIPS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +133,8 @@ class FrameCropper:
         (height, width), size = pixels.shape[:2], self._spec.crop
         start, stop = plan.rows
         shared = threads > 1 and (stop - start) * width >= _SHARED_PIXELS
-        rows = _edges(start, stop, _STRIPS if shared else 1)
-        columns = _edges(0, size, threads if shared else 1)
+        parts = threads if shared else 1
+        rows, columns = _edges(start, stop, parts), _edges(0, size, parts)
         narrow = [Image.new("RGB", (high - low, height)) for low, high in columns]
         cropped = np.empty((size, size, 3), np.uint8)
 

@@ -7,10 +7,11 @@ PyTorch eager and compiled; ONNX Runtime with its own `quantize_static`, at its 
 UINT8 activations and weights per channel; OpenVINO with NNCF; ours. Each is used as its
 documentation says (`calibration_peers.py` quantizes, `turns_worker.py` runs), on the network that
 `make signs` trained. Latency is of turns of half a second, taken in the order A B … B A by
-processes that sleep meanwhile; the floor is what `alexnet-edge bench` finds for this machine. Ours
-is measured on the same normalized floats as the peers', and on raw pixels (`export --input uint8`),
-which it normalizes itself; the others' time leaves normalization out. The targets are judged on raw
-pixels, as a camera's loop runs it.
+processes that sleep meanwhile; the floor, and how near ours comes to it, is what `alexnet-edge
+bench` finds for this machine (`--floors`: only that, again). Ours is measured on the same
+normalized floats as the peers', and on raw pixels (`export --input uint8`), which it normalizes
+itself; the others' time leaves normalization out. The targets are judged on raw pixels, as a
+camera's loop runs it.
 
 Results go to benchmarks/results/peers.json and the README's table; the last lines compare them with
 the targets, and the exit code is 1 if one is missed.
@@ -19,6 +20,7 @@ the targets, and the exit code is 1 if one is missed.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,7 +29,7 @@ from typing import Any
 
 import numpy as np
 from measuring import COMMAND, DATA, ROOT, Process, conclude, link_listed, run_process
-from turns import Contender, Worker, find_floors, measure_turns, ratio_of
+from turns import Contender, Worker, measure_turns, ratio_of
 
 from alexnet_edge.dataset import ImageReader, open_images
 from alexnet_edge.graph import read_graph
@@ -37,6 +39,10 @@ QUANTIZERS = str(ROOT / "benchmarks/calibration_peers.py")
 OURS_FP32, EAGER = "alexnet-edge FP32", "PyTorch eager FP32"
 OURS, OURS_PIXELS = "alexnet-edge INT8", "alexnet-edge INT8, raw pixels"
 BATCHES = (1, 8)
+FLOORS = {"flushed": "weights from memory", "warm": "weights in the cache as far as they fit"}
+"""States of the caches that `bench` measures in, and what that means for the floor."""
+FLOOR_ROUNDS = 15
+RESULTS = ROOT / "benchmarks/results/peers.json"
 
 
 def contenders(folder: Path, checkpoint: Path) -> list[Contender]:
@@ -125,14 +131,14 @@ def judge(result: dict[str, Any]) -> list[tuple[str, str, bool]]:
     best = min(others, key=lambda name: statistics.median(turns(name)))
     mine = turns(OURS_PIXELS)
     beside_best, beside_eager = (ratio_of(mine, turns(name)) for name in (best, EAGER))
-    efficiency = statistics.median(mine) / result["floor"]["floor_ms"]
     top1, best_top1 = rows[OURS_PIXELS]["top1"], max(rows[name]["top1"] for name in others)
     return [
         (f"batch-1 INT8 at most 0.97 of the best peer's ({best})",
          f"{beside_best:.2f}", beside_best <= 0.97),
         ("batch-1 INT8 at most 0.30 of PyTorch eager", f"{beside_eager:.2f}", beside_eager <= 0.3),
-        ("batch-1 INT8 within 1.15 of this machine's floor",
-         f"{efficiency:.2f}", efficiency <= 1.15),
+        *[(f"batch-1 INT8 within 1.15 of this machine's floor, {FLOORS[cache]}",
+           f"{floor['ratio']:.2f}", floor["ratio"] <= 1.15)
+          for cache, floor in result["floors"].items()],
         ("top-1 no lower than any peer's INT8",
          f"{top1:.2%}, {best_top1:.2%}", top1 >= best_top1),
     ]  # fmt: skip
@@ -157,11 +163,44 @@ def render(result: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     lines += [
         "",
-        f"Medians of {result['rounds']} turns of each (in brackets the middle half of them); the "
-        f"floor of this machine for our INT8 at batch 1 is {result['floor']['floor_ms']:.2f} ms. "
-        f"{where['cpu']}, {where['cores']} cores; {versions}; {where['date'][:10]}.",
+        f"Medians of {result['rounds']} turns of each (in brackets the middle half of them). "
+        "Our INT8 on raw pixels at batch 1 takes "
+        + " and ".join(
+            f"{floor['ratio']:.2f} of the floor of this machine with {FLOORS[cache]} "
+            f"({floor['floor_ms']:.2f} ms)"
+            for cache, floor in result["floors"].items()
+        )
+        + f". {where['cpu']}, {where['cores']} cores; {versions}; {where['date'][:10]}.",
     ]
     return "\n".join(lines)
+
+
+def find_floors(folder: Path) -> dict[str, Any]:
+    """Return for each state of the caches how near our engine comes to the floor.
+
+    Both are measured by one run of `bench`, for memory is faster in some minutes than in others.
+    """
+    report = folder / "floor.json"
+    seen: dict[str, list[dict[str, float]]] = {cache: [] for cache in FLOORS}
+    for _ in range(FLOOR_ROUNDS):
+        for cache, rows in seen.items():
+            run_process(
+                [*COMMAND, "bench", "pixels.int8.onnx", "--cache", cache, "--json", str(report)],
+                folder=folder,
+            )
+            (row,) = json.loads(report.read_text())["engines"]
+            rows.append(
+                {
+                    "floor_ms": row["floor"]["floor_ms"],
+                    "bandwidth_gb_s": row["floor"]["bandwidth_gb_s"],
+                    "latency_ms": row["latency_ms"]["p50"],
+                    "ratio": 1 / row["floor"]["efficiency"],
+                }
+            )
+    return {
+        cache: {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+        for cache, rows in seen.items()
+    }
 
 
 def versions() -> dict[str, str]:
@@ -175,7 +214,12 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=ROOT / "build/peers")
     parser.add_argument("--signs", type=Path, default=ROOT / "build/signs")
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--floors", action="store_true", help="only the floors, again")
     options = parser.parse_args()
+    if options.floors:
+        result: dict[str, Any] = json.loads(RESULTS.read_text())
+        result["floors"] = find_floors(options.workdir.resolve())
+        conclude("peers", result, judge(result), render(result))
     checkpoint = (options.signs / "alexnet.pt").resolve()
     if not checkpoint.exists():
         sys.exit(f"{checkpoint}: no such file; train it first: make signs")
@@ -184,7 +228,7 @@ def main() -> None:
     quantizing = prepare(folder, checkpoint)
     inputs, labels = save_inputs(folder)
     found = contenders(folder, checkpoint)
-    result: dict[str, Any] = {
+    result = {
         "environment": environment(),
         "versions": versions(),
         "rounds": options.rounds,
@@ -193,7 +237,7 @@ def main() -> None:
             for name, one in quantizing.items()
         },
         "contenders": measure(found, inputs, labels, options.rounds),
-        "floor": find_floors(folder, found[-1:])[OURS_PIXELS],
+        "floors": find_floors(folder),
     }
     conclude("peers", result, judge(result), render(result))
 

@@ -41,7 +41,7 @@ OURS, OURS_PIXELS = "alexnet-edge INT8", "alexnet-edge INT8, raw pixels"
 BATCHES = (1, 8)
 FLOORS = {"flushed": "weights from memory", "warm": "weights in the cache as far as they fit"}
 """States of the caches that `bench` measures in, and what that means for the floor."""
-FLOOR_ROUNDS = 15
+FLOOR_ROUNDS = 5
 RESULTS = ROOT / "benchmarks/results/peers.json"
 
 

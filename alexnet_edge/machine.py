@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,8 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the C library is glibc, which can.
     """
+    if sys.platform != "linux":  # elsewhere there may be no library of that name
+        return False
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
         return False

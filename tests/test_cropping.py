@@ -110,6 +110,21 @@ def test_frames_for_which_it_is_not_worthwhile_are_the_same(width, height):
     assert np.array_equal(cropper.crop(pixels), spec.from_rgb(pixels))
 
 
+@pytest.mark.parametrize(
+    ("sizes", "roused"),
+    [([], False), ([(1280, 720)], True), ([(1280, 720), (640, 480)], False), ([(227, 227)], False)],
+)
+def test_threads_are_roused_for_frames_that_are_shared_only(monkeypatch, sizes, roused):
+    cropper = FrameCropper(PreprocessSpec(), threads=2)
+    for width, height in sizes:
+        cropper.crop(noise(width, height))
+    calls = []
+    monkeypatch.setattr(cropper._crew, "rouse", lambda: calls.append(None))
+    cropper.rouse()
+    assert bool(calls) == roused
+    cropper.close()
+
+
 def test_views_and_frames_of_several_threads_are_the_same():
     spec = PreprocessSpec()
     cropper = FrameCropper(spec, threads=2)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import os
-import threading
 from pathlib import Path
 
 import numpy as np
 
 from alexnet_edge.closing import Closing
-from alexnet_edge.machine import usable_cores
+from alexnet_edge.machine import core_numbers, usable_cores
 from alexnet_edge.preprocess import AnyArray
 
 _SYSFS = Path("/sys/devices/system/cpu")
@@ -96,13 +95,11 @@ def _walk(part: AnyArray) -> None:
 def _pin(core: int) -> None:
     """Keep this thread on a core, where the system lets one choose."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(threading.get_native_id(), {core})
+        os.sched_setaffinity(0, {core})
 
 
 def _usable_cores() -> frozenset[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return frozenset(os.sched_getaffinity(0))
-    return frozenset(range(usable_cores()))
+    return frozenset(core_numbers() or range(usable_cores()))
 
 
 def _read_list(text: str) -> frozenset[int]:

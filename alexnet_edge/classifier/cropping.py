@@ -96,6 +96,7 @@ class FrameCropper:
         self._filter, self._support = _FILTERS[spec.interpolation]
         self._parts = max(1, threads)
         self._crew = Crew(self._parts - 1, "crop")
+        self._shares = False
         self._plans: collections.OrderedDict[tuple[int, int], _Plan | None]
         self._plans = collections.OrderedDict()
 
@@ -113,6 +114,7 @@ class FrameCropper:
         except KeyError:
             plan = self._try_plan(width, height)
         if plan is None:
+            self._shares = False
             return self._spec.from_rgb(pixels)
         return self._crop(pixels, plan, min(threads or self._parts, self._parts))
 
@@ -132,8 +134,8 @@ class FrameCropper:
     def _crop(self, pixels: UInt8Array, plan: _Plan, threads: int) -> UInt8Array:
         (height, width), size = pixels.shape[:2], self._spec.crop
         start, stop = plan.rows
-        shared = threads > 1 and (stop - start) * width >= _SHARED_PIXELS
-        parts = threads if shared else 1
+        parts = threads if (stop - start) * width >= _SHARED_PIXELS else 1
+        self._shares = parts > 1
         rows, columns = _edges(start, stop, parts), _edges(0, size, parts)
         narrow = [Image.new("RGB", (high - low, height)) for low, high in columns]
         cropped = np.empty((size, size, 3), np.uint8)
@@ -153,13 +155,17 @@ class FrameCropper:
         self._crew.share(resize_rows, len(columns))
         return cropped[:, :, ::-1] if self._spec.color == "BGR" else cropped
 
+    def rouse(self) -> None:
+        """Say that a frame is about to come, so that the threads are awake when it does.
+
+        They sleep on where the last frame was too small for them: the next one will be, too.
+        """
+        if self._shares:
+            self._crew.rouse()
+
     def close(self) -> None:
         """End the threads."""
         self._crew.close()
-
-    def rouse(self) -> None:
-        """Say that a frame is about to come, so that the threads are awake when it does."""
-        self._crew.rouse()
 
     def _first_pass(self, rows: UInt8Array, plan: _Plan) -> Image.Image:
         columns = plan.columns

@@ -106,9 +106,9 @@ class LayerProbe:
                 f"{what}: has none of the layers {', '.join(names)}",
                 hint="give the graph that the engine was built from as --reference",
             )
-        self.reads_pixels = _reads_pixels(model.graph, self._taps[INPUT])
-        if self.reads_pixels:
-            self._taps[INPUT] = _unfold(model.graph, self._taps[INPUT])
+        pixels = _find_pixels(model.graph, self._taps[INPUT])
+        self.reads_pixels = pixels is not None
+        self._taps[INPUT] = pixels or self._taps[INPUT]
         self._input = model.graph.input[0].name
         self._batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
         self._taps[OUTPUT] = _Tap(model.graph.output[0].name)
@@ -190,32 +190,25 @@ def _find_taps(graph: onnx.GraphProto, names: Sequence[str]) -> dict[str, _Tap]:
     return taps
 
 
-def _reads_pixels(graph: onnx.GraphProto, tap: _Tap) -> bool:
-    """Whether a tensor holds the bytes of `uint8` input, cast and moved at most."""
-    tensor, _ = _trace_back(graph, tap.tensor)
+def _find_pixels(graph: onnx.GraphProto, tap: _Tap) -> _Tap | None:
+    """Return a tap that gives pixels one by one, of a tensor that holds those of `uint8` input.
+
+    None where it holds others: those of the input are cast, moved and put in blocks at most.
+    """
+    producers = {name: node for node in graph.node for name in node.output}
+    tensor, in_blocks = tap.tensor, False
+    while tensor in producers and producers[tensor].op_type in _MOVES:
+        in_blocks = in_blocks or producers[tensor].op_type == "Reshape"
+        tensor = producers[tensor].input[0]
     source = graph.input[0]
     is_image = source.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     is_scaled = tap.scale is not None and tap.scale != 1
-    return tensor == source.name and is_image and not is_scaled and not tap.zero_point
-
-
-def _unfold(graph: onnx.GraphProto, tap: _Tap) -> _Tap:
-    """Return a tap of pixels that gives them one by one, where the graph reads blocks of them."""
-    _, passed = _trace_back(graph, tap.tensor)
-    if "Reshape" not in passed:
+    if tensor != source.name or not is_image or is_scaled or tap.zero_point:
+        return None
+    if not in_blocks:
         return tap
-    _, _, width, _ = graph.input[0].type.tensor_type.shape.dim
+    _, _, width, _ = source.type.tensor_type.shape.dim
     return dataclasses.replace(tap, width=width.dim_value)
-
-
-def _trace_back(graph: onnx.GraphProto, tensor: str) -> tuple[str, list[str]]:
-    """Return where a tensor comes from, and the operators on the way, which move values at most."""
-    producers = {name: node for node in graph.node for name in node.output}
-    passed = []
-    while tensor in producers and producers[tensor].op_type in _MOVES:
-        passed.append(producers[tensor].op_type)
-        tensor = producers[tensor].input[0]
-    return tensor, passed
 
 
 def _find_result(

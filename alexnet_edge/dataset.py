@@ -305,7 +305,7 @@ def require_readable(images: ImageSet, skipped: Sequence[SkippedImage], *, max_b
     raise DatasetError(
         f"{images.name}: {len(skipped)} of {len(images)} files so far could not be read as "
         f"images, more than {max_bad:.1%} ({first})",
-        hint="mend or remove them, or allow more with --max-bad",
+        hint="mend or remove them" + (", or allow more with --max-bad" if max_bad < 1 else ""),
     )
 
 

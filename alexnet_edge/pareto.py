@@ -213,7 +213,7 @@ def measure_pareto(
                 on_progress=lambda at: on_progress("comparing answers", at.done, at.total),
             )  # fmt: skip
             result = _judge(result, judged)
-            result = _time(result, opened, settings, on_progress)
+            result = _time(result, opened, images, settings, on_progress)
     return dataclasses.replace(result, points=mark_front(result.points))
 
 
@@ -321,13 +321,18 @@ def _with_accuracy(point: ParetoPoint, parity: ParityResult) -> ParetoPoint:
 
 
 def _time(
-    result: Pareto, opened: Sequence[Runtime], settings: ParetoSettings, on_progress: Progress
+    result: Pareto,
+    opened: Sequence[Runtime],
+    images: ImageSet,
+    settings: ParetoSettings,
+    on_progress: Progress,
 ) -> Pareto:
     if not settings.duration_s:
         return dataclasses.replace(result, measured="accuracy alone: no timing was asked for")
     timed = bench(
         opened,
         BenchSettings(duration_s=settings.duration_s, min_samples=20, sweep=settings.batches),
+        images=images,
         on_progress=lambda at: on_progress("taking turns", int(at.done_s), int(at.total_s)),
     )
     latencies: dict[str, dict[str, float]] = {}

@@ -172,7 +172,7 @@ def measure_sensitivity(
     order = sorted(layers, key=lambda name: _noise_rank(without[name,]))
     nested = [_in_order(layers, order[:count]) for count in range(2, len(layers))]
     without |= judge.judge_sets(nested)
-    costs = _Costs(model, table, choice, settings, on_progress)
+    costs = _Costs(model, table, choice, images, settings, on_progress=on_progress)
     spared_sets: list[Spared] = [(), *((name,) for name in layers), *nested, tuple(layers)]
     by_set = costs.measure(spared_sets)
     points = [ParetoPoint(names, without.get(names), by_set[names]) for names in spared_sets]
@@ -281,10 +281,12 @@ class _Costs:
         model: Path,
         table: CalibrationTable,
         choice: Choice,
+        images: ImageSet,
         settings: SensitivitySettings,
+        *,
         on_progress: Progress,
     ) -> None:
-        self._model, self._table, self._choice = model, table, choice
+        self._model, self._table, self._choice, self._images = model, table, choice, images
         self._settings = settings
         self._report = on_progress
         found = availability(settings.build.runtime)
@@ -329,6 +331,6 @@ class _Costs:
         timing = BenchSettings(warmup_s=0.2, duration_s=self._settings.duration_s, min_samples=20)
         with open_engine(base, options) as first, open_engine(engine, options) as second:
             pair = [first] if base == engine else [first, second]
-            measured = bench(pair, timing).engines
+            measured = bench(pair, timing, images=self._images).engines
         latency = measured[-1].latency_ms
         return Cost(size, latency, latency.p50 / measured[0].latency_ms.p50)

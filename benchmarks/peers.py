@@ -6,12 +6,12 @@
 PyTorch eager and compiled; ONNX Runtime with its own `quantize_static`, at its defaults and with
 UINT8 activations and weights per channel; OpenVINO with NNCF; ours. Each is used as its
 documentation says (`calibration_peers.py` quantizes, `turns_worker.py` runs), on the network that
-`make signs` trained. Latency is of turns of half a second, taken in the order A B … B A by
-processes that sleep meanwhile; the floor, and how near ours comes to it, is what `alexnet-edge
-bench` finds for this machine (`--floors`: only that, again). Ours is measured on the same
-normalized floats as the peers', and on raw pixels (`export --input uint8`), which it normalizes
-itself; the others' time leaves normalization out. The targets are judged on raw pixels, as a
-camera's loop runs it.
+`make signs` trained. Latency is of turns of half a second over validation images, taken in the
+order A B … B A by processes that sleep meanwhile; the floor, and how near ours comes to it, is what
+`alexnet-edge bench` finds for this machine (`--floors`: only that, again). Ours is measured on the
+same normalized floats as the peers', and on raw pixels (`export --input uint8`), which it
+normalizes itself; the others' time leaves normalization out. The targets are judged on raw pixels,
+as a camera's loop runs it.
 
 Results go to benchmarks/results/peers.json and the README's table; the last lines compare them with
 the targets, and the exit code is 1 if one is missed.
@@ -27,12 +27,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from measuring import COMMAND, DATA, ROOT, Process, conclude, link_listed, run_process
-from turns import Contender, Worker, measure_turns, ratio_of
+from turns import Contender, Worker, find_floors, measure_turns, ratio_of, save_inputs
 
-from alexnet_edge.dataset import ImageReader, open_images
-from alexnet_edge.graph import read_graph
+from alexnet_edge.dataset import open_images
 from alexnet_edge.machine import environment, usable_cores
 
 QUANTIZERS = str(ROOT / "benchmarks/calibration_peers.py")
@@ -42,6 +40,7 @@ BATCHES = (1, 8)
 FLOORS = {"flushed": "weights from memory", "warm": "weights in the cache as far as they fit"}
 """States of the caches that `bench` measures in, and what that means for the floor."""
 FLOOR_ROUNDS = 5
+VALIDATION = DATA / "signs/val"
 RESULTS = ROOT / "benchmarks/results/peers.json"
 
 
@@ -90,18 +89,6 @@ def prepare(folder: Path, checkpoint: Path) -> dict[str, Process]:
     return found
 
 
-def save_inputs(folder: Path) -> tuple[dict[str, Path], list[int]]:
-    """Prepare the validation images once; return their files by type, and their labels."""
-    spec = read_graph(folder / "alexnet.onnx").preprocess
-    assert spec is not None
-    images = open_images(DATA / "signs/val")
-    paths = {kind: folder / f"inputs.{kind}.npy" for kind in ("float32", "uint8")}
-    for kind, path in paths.items():
-        batches = list(ImageReader(images, spec.with_input(kind), batch_size=64))
-        np.save(path, np.concatenate([batch.tensor for batch in batches]))
-    return paths, [int(item.label or 0) for batch in batches for item in batch.items]
-
-
 def measure(
     found: Sequence[Contender], inputs: Mapping[str, Path], labels: Sequence[int], rounds: int
 ) -> dict[str, dict[str, Any]]:
@@ -111,7 +98,7 @@ def measure(
         answers = worker.ask(images=str(inputs[worker.contender.input]))["top1"]
         right = [answer == label for answer, label in zip(answers, labels, strict=True)]
         top1[worker.contender.name] = statistics.mean(right)
-    rows = measure_turns(workers, BATCHES, rounds)
+    rows = measure_turns(workers, inputs, BATCHES, rounds)
     for name, row in rows.items():
         row["top1"] = top1[name]
     for worker in workers:
@@ -175,32 +162,10 @@ def render(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def find_floors(folder: Path) -> dict[str, Any]:
-    """Return for each state of the caches how near our engine comes to the floor.
-
-    Both are measured by one run of `bench`, for memory is faster in some minutes than in others.
-    """
-    report = folder / "floor.json"
-    seen: dict[str, list[dict[str, float]]] = {cache: [] for cache in FLOORS}
-    for _ in range(FLOOR_ROUNDS):
-        for cache, rows in seen.items():
-            run_process(
-                [*COMMAND, "bench", "pixels.int8.onnx", "--cache", cache, "--json", str(report)],
-                folder=folder,
-            )
-            (row,) = json.loads(report.read_text())["engines"]
-            rows.append(
-                {
-                    "floor_ms": row["floor"]["floor_ms"],
-                    "bandwidth_gb_s": row["floor"]["bandwidth_gb_s"],
-                    "latency_ms": row["latency_ms"]["p50"],
-                    "ratio": 1 / row["floor"]["efficiency"],
-                }
-            )
-    return {
-        cache: {key: statistics.median(row[key] for row in rows) for key in rows[0]}
-        for cache, rows in seen.items()
-    }
+def measure_floors(folder: Path, found: Sequence[Contender]) -> dict[str, dict[str, float]]:
+    ours = [one for one in found if one.name == OURS_PIXELS]
+    floors = find_floors(folder, ours, str(VALIDATION), caches=tuple(FLOORS), rounds=FLOOR_ROUNDS)
+    return floors[OURS_PIXELS]
 
 
 def versions() -> dict[str, str]:
@@ -218,7 +183,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.floors:
         result: dict[str, Any] = json.loads(RESULTS.read_text())
-        result["floors"] = find_floors(options.workdir.resolve())
+        found = contenders(options.workdir.resolve(), options.signs / "alexnet.pt")
+        result["floors"] = measure_floors(options.workdir.resolve(), found)
         conclude("peers", result, judge(result), render(result))
     checkpoint = (options.signs / "alexnet.pt").resolve()
     if not checkpoint.exists():
@@ -226,7 +192,9 @@ def main() -> None:
     folder = options.workdir.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     quantizing = prepare(folder, checkpoint)
-    inputs, labels = save_inputs(folder)
+    images = open_images(VALIDATION)
+    inputs = save_inputs(folder, folder / "alexnet.onnx", images)
+    labels = [int(item.label or 0) for item in images.items]
     found = contenders(folder, checkpoint)
     result = {
         "environment": environment(),
@@ -237,7 +205,7 @@ def main() -> None:
             for name, one in quantizing.items()
         },
         "contenders": measure(found, inputs, labels, options.rounds),
-        "floors": find_floors(folder),
+        "floors": measure_floors(folder, found),
     }
     conclude("peers", result, judge(result), render(result))
 

@@ -71,8 +71,9 @@ def measure(workdir: Path, *, keep_training: bool) -> dict[str, Any]:
         "--images", val, "--margin", "1.0", allowed=PARITY_PASSES,
     )  # fmt: skip
     bench, seconds["bench"] = run(
-        workdir, "bench", "alexnet.fp32.onnx", "alexnet.int8.onnx", "--duration", "10"
-    )
+        workdir, "bench", "alexnet.fp32.onnx", "alexnet.int8.onnx", "--duration", "10",
+        "--images", val,
+    )  # fmt: skip
     return {
         "environment": bench["environment"],
         "seconds": seconds,

@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from measuring import COMMAND, run_process
+
+from alexnet_edge.dataset import ImageReader, ImageSet
+from alexnet_edge.graph import read_graph
 
 WORKER = Path(__file__).with_name("turns_worker.py")
 PAUSE_S = 0.3
@@ -88,44 +92,106 @@ class Worker:
         return found
 
 
+def save_inputs(folder: Path, graph: Path, images: ImageSet) -> dict[str, Path]:
+    """Prepare images once as a graph says; return their files by type of input."""
+    spec = read_graph(graph).preprocess
+    assert spec is not None
+    paths = {kind: folder / f"inputs.{kind}.npy" for kind in ("float32", "uint8")}
+    for kind, path in paths.items():
+        reader = ImageReader(images, spec.with_input(kind), batch_size=64)
+        np.save(path, np.concatenate([batch.tensor for batch in reader]))
+    return paths
+
+
 def take_turns(
-    workers: Sequence[Worker], *, batch: int, rounds: int, seconds: float
+    workers: Sequence[Worker],
+    inputs: Mapping[str, Path],
+    *,
+    batch: int,
+    rounds: int,
+    seconds: float,
 ) -> dict[str, list[float]]:
     """Return for each contender the median latency in milliseconds of each of its turns."""
+
+    def ask(worker: Worker) -> list[int]:
+        images = str(inputs[worker.contender.input])
+        taken: list[int] = worker.ask(batch=batch, seconds=seconds, images=images)["ns"]
+        return taken
+
     found: dict[str, list[float]] = {worker.contender.name: [] for worker in workers}
     for worker in workers:  # warm up
-        worker.ask(batch=batch, seconds=seconds)
+        ask(worker)
     for turn in range(rounds):
         for worker in workers[:: -1 if turn % 2 else 1]:
             time.sleep(PAUSE_S)
-            taken = worker.ask(batch=batch, seconds=seconds)["ns"]
-            found[worker.contender.name].append(float(np.median(taken)) / 1e6)
+            found[worker.contender.name].append(float(np.median(ask(worker))) / 1e6)
     return found
 
 
 def measure_turns(
-    workers: Sequence[Worker], batches: Sequence[int], rounds: int
+    workers: Sequence[Worker], inputs: Mapping[str, Path], batches: Sequence[int], rounds: int
 ) -> dict[str, dict[str, Any]]:
-    """Return for each contender its size, and the latency at each batch size."""
+    """Return for each contender its size, and the latency at each batch size.
+
+    Args:
+        workers: of the contenders.
+        inputs: prepared images by type, as `save_inputs` gives them.
+        batches: sizes.
+        rounds: turns of each.
+    """
     rows: dict[str, dict[str, Any]] = {
         worker.contender.name: {"size_bytes": worker.contender.size_bytes, "latency": {}}
         for worker in workers
     }
     for batch in batches:
-        turns = take_turns(workers, batch=batch, rounds=rounds, seconds=0.5)
+        turns = take_turns(workers, inputs, batch=batch, rounds=rounds, seconds=0.5)
         for name, values in turns.items():
             rows[name]["latency"][str(batch)] = summarize(values)
             print(f"batch {batch}, {name}: {rows[name]['latency'][str(batch)]}", flush=True)
     return rows
 
 
-def find_floors(folder: Path, found: Sequence[Contender]) -> dict[str, Any]:
-    """Return what `bench` says that this machine could do for each of our engines, by name."""
+def find_floors(
+    folder: Path, found: Sequence[Contender], images: str, *, caches: Sequence[str], rounds: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return how near our engines come to the floor, by name and state of the caches.
+
+    Floor and latency are measured by one run of `bench`, for memory is faster in some minutes than
+    in others.
+
+    Args:
+        folder: where the engines are.
+        found: the engines.
+        images: to feed them.
+        caches: states, as `bench --cache` names them.
+        rounds: runs of each, of which the medians are taken.
+    """
     report = folder / "floor.json"
-    engines = [one.path.name for one in found]
-    run_process([*COMMAND, "bench", *engines, "--json", str(report)], folder=folder)
-    rows = json.loads(report.read_text())["engines"]
-    return {one.name: row["floor"] for one, row in zip(found, rows, strict=True)}
+    seen: dict[tuple[str, str], list[dict[str, float]]] = {
+        (one.name, cache): [] for one in found for cache in caches
+    }
+    paths = {one.name: one.path.name for one in found}
+    for _ in range(rounds):
+        for (name, cache), rows in seen.items():
+            run_process(
+                [*COMMAND, "bench", paths[name], "--images", images, "--cache", cache,
+                 "--json", str(report)],
+                folder=folder,
+            )  # fmt: skip
+            (row,) = json.loads(report.read_text())["engines"]
+            rows.append(
+                {
+                    "floor_ms": row["floor"]["floor_ms"],
+                    "bandwidth_gb_s": row["floor"]["bandwidth_gb_s"],
+                    "compute_gmac_s": row["floor"]["compute_gmac_s"],
+                    "latency_ms": row["latency_ms"]["p50"],
+                    "ratio": 1 / row["floor"]["efficiency"],
+                }
+            )
+    floors: dict[str, dict[str, dict[str, float]]] = {name: {} for name in paths}
+    for (name, cache), rows in seen.items():
+        floors[name][cache] = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+    return floors
 
 
 def summarize(turns: Sequence[float]) -> dict[str, Any]:

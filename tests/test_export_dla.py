@@ -25,17 +25,17 @@ from alexnet_edge.parity import ParitySettings, compare_answers
 from alexnet_edge.quantize.calibrate import CalibrationSettings, calibrate
 from alexnet_edge.quantize.layers import float_tensors, prepare
 from alexnet_edge.quantize.table import load_table
-from alexnet_edge.runtimes.loader import availability, open_engine
+from alexnet_edge.runtimes.loader import open_engine
 from tests.cli.conftest import COMMAND
 from tests.conftest import DIGITS_SPEC
+from tests.needs import needs_rtx
 from tests.test_export import CLASSES, answers_of_file, make_checkpoint, random_crops
 
-RTX = availability("tensorrt-rtx")
 ONNXRUNTIME = [pytest.param("onnxruntime", "int8", id="onnxruntime-int8")]
 TENSORRT_RTX = [
     pytest.param(
         "tensorrt-rtx", precision, id=f"tensorrt-rtx-{precision}",
-        marks=pytest.mark.skipif(not RTX.builds, reason=f"tensorrt-rtx: {RTX.reason}"),
+        marks=needs_rtx,
     )
     for precision in ("fp32", "fp16", "int8")
 ]  # fmt: skip

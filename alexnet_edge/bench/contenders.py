@@ -8,17 +8,15 @@ import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-
+from alexnet_edge.bench.inputs import Inputs, InputSummary
 from alexnet_edge.bench.results import WarmUp
 from alexnet_edge.bench.settings import MULTI_STREAM, OFFLINE, BenchSettings
 from alexnet_edge.bench.turns import Turn
 from alexnet_edge.preprocess import AnyArray
-from alexnet_edge.results import TensorSpec
 from alexnet_edge.runtimes.base import Runtime
 
-_POOL_BYTES = 64 << 20
-"""Of different input batches that the offline scenario goes through."""
+_OFFLINE_BATCHES = 8
+"""Of random values that the offline scenario goes through."""
 
 
 @dataclasses.dataclass
@@ -27,7 +25,8 @@ class Contender:
 
     Attributes:
         engine: it.
-        batch: the images of one inference.
+        batch: the images of one inference, the first of those that are fed.
+        input: what all of them are.
         query: answers one query; several threads may call it, as many as the engine has contexts.
         parts: images of each inference that one query takes.
         images: that one query answers; fewer than its parts, where a fixed batch is padded.
@@ -38,6 +37,7 @@ class Contender:
 
     engine: Runtime
     batch: AnyArray
+    input: InputSummary
     query: Callable[[], object]
     parts: tuple[int, ...]
     images: int
@@ -75,59 +75,44 @@ def make_contender(
     engine: Runtime,
     settings: BenchSettings,
     size: int | None,
+    inputs: Inputs,
     flush: Callable[[], None] | None,
 ) -> Contender:
-    """Prepare the queries of a scenario.
+    """Prepare the queries of a scenario; one after the other goes through all batches there are.
 
     Args:
         engine: opened.
-        settings: the scenario, and the seed of the input.
+        settings: the scenario.
         size: images per inference; None for the engine's fixed batch size, or the scenario's.
+        inputs: makes the batches.
         flush: empties the caches.
 
     Raises:
-        InputError: the batch size is not one that the engine takes.
+        DatasetError: images cannot be read.
+        InputError: the batch size is not one that the engine takes, or it does not say how images
+            are prepared.
     """
     scenario, spec = settings.scenario, engine.info.input
     if scenario.name == MULTI_STREAM and size is None:
         size = spec.batch or scenario.images_per_query
-    batch = synthetic_input(spec, size, seed=settings.seed)
-    engine.check(batch)
-    query: Callable[[], object]
+    most = _OFFLINE_BATCHES if scenario.name == OFFLINE and not inputs.are_images else None
+    batches = inputs.make(engine.info, size, most=most)
+    engine.check(batches[0])
+    images = len(batches[0])
     if scenario.name == MULTI_STREAM:
-        wanted = scenario.images_per_query
-        parts = [batch] * (wanted // len(batch))
-        if rest := wanted % len(batch):
-            # A fixed batch runs in full for the rest of the query as well.
-            parts.append(batch[:rest] if spec.batch is None else batch)
-        query = functools.partial(_infer_each, engine, parts)
-        sizes = tuple(map(len, parts))
-        return Contender(engine, batch, query, sizes, wanted, flush)
-    if scenario.name == OFFLINE:
-        count = max(1, min(8, _POOL_BYTES // batch.nbytes))
-        pool = [
-            synthetic_input(spec, len(batch), seed=settings.seed + index) for index in range(count)
-        ]
-        chosen = itertools.cycle(pool)
-        query = functools.partial(_infer_next, engine, chosen)
-    else:
-        query = functools.partial(engine.infer, batch)
-    return Contender(engine, batch, query, (len(batch),), len(batch), flush)
+        images = scenario.images_per_query
+    sizes = _split(images, len(batches[0]), spec.batch)
+    following = itertools.cycle(batches)
+    query = functools.partial(_infer_next, engine, following, sizes)
+    return Contender(engine, batches[0], inputs.summary, query, sizes, images, flush)
 
 
-def synthetic_input(spec: TensorSpec, batch: int | None, *, seed: int) -> AnyArray:
-    """Return a random batch: uniform bytes, or standard normal floats as normalized images are."""
-    rng = np.random.default_rng(seed)
-    shape = (batch or spec.batch or 1, *(size or 1 for size in spec.shape[1:]))
-    if spec.dtype == "uint8":
-        return rng.integers(0, 256, shape, np.uint8)
-    return rng.standard_normal(shape, np.float32)
+def _split(images: int, batch: int, fixed: int | None) -> tuple[int, ...]:
+    """Return the sizes of a query's inferences; a fixed batch runs in full for the rest as well."""
+    rest = images % batch
+    return (batch,) * (images // batch) + ((rest if fixed is None else batch,) if rest else ())
 
 
-def _infer_each(engine: Runtime, parts: list[AnyArray]) -> None:
-    for part in parts:
-        engine.infer(part)
-
-
-def _infer_next(engine: Runtime, batches: Iterator[AnyArray]) -> None:
-    engine.infer(next(batches))
+def _infer_next(engine: Runtime, following: Iterator[AnyArray], sizes: tuple[int, ...]) -> None:
+    for size in sizes:
+        engine.infer(next(following)[:size])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from alexnet_edge.bench.inputs import SYNTHETIC
 from alexnet_edge.runtimes.base import LayerTime
 
 Interval = tuple[float, float]
@@ -135,7 +136,10 @@ class EngineBench:
         samples: timed queries.
         size_bytes: of the engine's file.
         settings: of the runtime: provider, threads, transfers, spin-wait, CUDA graph.
-        input: what was fed; `synthetic` (uniform random of the input's type).
+        input: what was fed: `synthetic` (random of the input's type) or `images`.
+        input_images, input_sha256: how many different images, and the hash of their contents.
+        input_skipped: images that could not be read.
+        depends_on_input: whether the latency does, because layers skip zeros.
         images_per_query: as many as were answered by one timed query.
         throughput_ci95_ips: 95 % confidence interval over the turns; None of fewer than three.
         slices, histogram, warmup, variation: see there.
@@ -160,7 +164,11 @@ class EngineBench:
     samples: int
     size_bytes: int
     settings: dict[str, object]
-    input: str = "synthetic"
+    input: str = SYNTHETIC
+    input_images: int = 0
+    input_sha256: str | None = None
+    input_skipped: tuple[str, ...] = ()
+    depends_on_input: bool = False
     images_per_query: int = 1
     throughput_ci95_ips: Interval | None = None
     slices: Slices = Slices()
@@ -190,7 +198,7 @@ class BenchResult:
     Attributes:
         engines: one row for each engine and batch size.
         environment: the machine.
-        scenario: what was measured and how.
+        scenario: what was measured and how, and of which images.
         sensors: clocks, temperature, throttling, power over the run.
         valid, invalid_because: of the run; all that any row is invalid for.
         kind: tells the result from other commands'.

@@ -11,6 +11,7 @@ import numpy as np
 from alexnet_edge.bench.caches import CacheFlusher
 from alexnet_edge.bench.contenders import Contender, make_contender
 from alexnet_edge.bench.floors import add_floor, require_target
+from alexnet_edge.bench.inputs import Inputs
 from alexnet_edge.bench.interference import CoreWatch, measure_idle_cores
 from alexnet_edge.bench.results import BenchProgress, BenchResult, EngineBench, LayerShare
 from alexnet_edge.bench.settings import METRICS, MULTI_STREAM, OFFLINE, SERVER, BenchSettings
@@ -18,6 +19,7 @@ from alexnet_edge.bench.summary import summarize_engine
 from alexnet_edge.bench.turns import Turn, run_back_to_back, run_closed, run_server
 from alexnet_edge.bench.validity import judge_run
 from alexnet_edge.bench.warmup import warm_up
+from alexnet_edge.dataset import ImageSet
 from alexnet_edge.errors import AlexnetEdgeError
 from alexnet_edge.machine import environment
 from alexnet_edge.runtimes.base import Runtime
@@ -39,13 +41,21 @@ def bench(
     engines: Sequence[Runtime],
     settings: BenchSettings,
     *,
+    images: ImageSet | None = None,
     on_progress: Progress = lambda _: None,
 ) -> BenchResult:
     """Measure engines side by side.
 
+    Args:
+        engines: opened.
+        settings: what to measure, and for how long.
+        images: to feed them, at most `inputs.MOST_IMAGES`; None for random values.
+        on_progress: is told how far the run is.
+
     Raises:
-        InputError: the batch size is not one that an engine takes; the profile of `settings.target`
-            is unknown or names no bandwidth.
+        DatasetError: images cannot be read.
+        InputError: the batch size is not one that an engine takes; it does not say how images are
+            prepared; the profile of `settings.target` is unknown or names no bandwidth.
         UnavailableError: an engine cannot flush its GPU's cache.
     """
     from alexnet_edge.sensors import SensorSampler
@@ -53,7 +63,8 @@ def bench(
     if settings.target is not None:
         require_target(settings.target)
     with contextlib.ExitStack() as stack:
-        rounds, flushing = _plan(engines, settings, stack)
+        inputs = Inputs(images, settings.seed)
+        rounds, flushing = _plan(engines, settings, inputs, stack)
         measured = [contender for together in rounds for contender in together]
         clock = _Clock(on_progress, settings.duration_s * len(measured))
         sampler = stack.enter_context(SensorSampler())
@@ -75,6 +86,7 @@ def bench(
         environment=environment(),
         scenario=_describe_scenario(settings, rounds)
         | flushing
+        | {"images_name": inputs.summary.name}
         | {"idle_cores": round(idle_cores, 3), "other_share": other_share},
         valid=not reasons,
         invalid_because=tuple(reasons),
@@ -83,7 +95,10 @@ def bench(
 
 
 def _plan(
-    engines: Sequence[Runtime], settings: BenchSettings, stack: contextlib.ExitStack
+    engines: Sequence[Runtime],
+    settings: BenchSettings,
+    inputs: Inputs,
+    stack: contextlib.ExitStack,
 ) -> tuple[list[list[Contender]], dict[str, object]]:
     """Return which engines are measured together at which batch size, and how caches are flushed.
 
@@ -108,7 +123,7 @@ def _plan(
         sizes = [*settings.sweep, *sorted(size for size in fixed if size is not None)]
     rounds = [
         [
-            make_contender(engine, settings, size, flushers.get(id(engine)))
+            make_contender(engine, settings, size, inputs, flushers.get(id(engine)))
             for engine in engines
             if _takes_part(engine, size, settings)
         ]
@@ -144,7 +159,9 @@ def _measure_together(
     """Warm engines up, and let them take turns; return the cores that they keep busy while idle."""
     for contender in together:
         clock.tell(f"warming up {contender.label}")
-        contender.warmup = warm_up(contender.query, settings.warmup_s, contender.flush)
+        contender.warmup = warm_up(
+            contender.query, settings.warmup_s, settings.duration_s, contender.flush
+        )
     idle_cores = measure_idle_cores()
     order = list(together)
     index = 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alexnet_edge.bench.contenders import Contender
+from alexnet_edge.bench.inputs import depends_on_input
 from alexnet_edge.bench.results import EngineBench, Histogram, Latency, Slices
 from alexnet_edge.bench.settings import SERVER, BenchSettings
 from alexnet_edge.bench.turns import Turn
@@ -94,6 +95,11 @@ def summarize_engine(
         samples=len(samples),
         size_bytes=info.size_bytes,
         settings=contender.engine.describe(),
+        input=contender.input.kind,
+        input_images=contender.input.images,
+        input_sha256=contender.input.sha256,
+        input_skipped=contender.input.skipped,
+        depends_on_input=depends_on_input(info),
         images_per_query=contender.images,
         throughput_ci95_ips=ratio_interval(
             [contender.images * len(turn.latency_ns) for turn in served],

@@ -17,26 +17,33 @@ AGREEMENT = 0.05
 """So many windows in a row, whose medians lie within this share of each other, are stable."""
 
 LONGEST_S = 10.0
-"""Beyond the seconds that were asked for: then it is not stable, and says so."""
+LONGEST_SHARE = 20
+"""Beyond the seconds that were asked for, but no more than so many times what is then measured: an
+engine that has not settled by then is not stable, and says so."""
 
 
 def warm_up(
-    query: Callable[[], object], least_s: float, flush: Callable[[], None] | None = None
+    query: Callable[[], object],
+    least_s: float,
+    duration_s: float,
+    flush: Callable[[], None] | None = None,
 ) -> WarmUp:
     """Run queries until the medians of consecutive windows agree.
 
     Args:
         query: one of them.
         least_s: how long at least.
+        duration_s: for how long it will be measured.
         flush: empties the caches before each query.
     """
     started = time.perf_counter()
+    most_s = least_s + min(LONGEST_S, LONGEST_SHARE * duration_s)
     medians: list[float] = []
     while True:
         medians.append(_window_median(query, flush))
         seconds = time.perf_counter() - started
         stable = _agree(medians[-WINDOWS:])
-        if (stable and seconds >= least_s) or seconds >= least_s + LONGEST_S:
+        if (stable and seconds >= least_s) or seconds >= most_s:
             return WarmUp(seconds, stable)
 
 

@@ -177,7 +177,10 @@ class _LayerReader:
 
     def read(self, graph: onnx.GraphProto) -> Iterator[LayerWork]:
         """Yield the work of each weighted layer."""
+        shared = {node.name for chosen in graph.node for node in self._hot_parts(chosen)}
         for node in graph.node:
+            if node.name in shared:
+                continue
             if node.op_type == "If":
                 yield from self._read_branches(node)
                 continue
@@ -198,18 +201,28 @@ class _LayerReader:
     def _read_branches(self, node: onnx.NodeProto) -> Iterator[LayerWork]:
         """Yield the work of a layer that skips zeros, as though it skipped none.
 
-        That is what one of its branches does; both read the same weights.
+        That is what one of its branches does, with the hot part that both add; they read the same
+        weights.
         """
-        branches = [item.g for item in node.attribute if item.HasField("g")]
+        branches = _branches(node)
         found = [layer for branch in branches for layer in self.read(branch)]
         if not found:
             return
+        hot = self._hot_parts(node)
         read = {name for branch in branches for inner in branch.node for name in inner.input}
+        read |= {name for part in hot for name in part.input}
         tensors = [self.tensors[name] for name in read & self.tensors.keys()]
         # Shapes and axes are INT64; they are no work.
         size = sum(_size(one) for one in tensors if one.data_type != onnx.TensorProto.INT64)
         layer = max(found, key=lambda layer: layer.macs)
-        yield dataclasses.replace(layer, name=node.name, weight_bytes=size)
+        macs = layer.macs + sum(self._macs(part, self.tensors[part.input[1]]) for part in hot)
+        yield dataclasses.replace(layer, name=node.name, weight_bytes=size, macs=macs)
+
+    def _hot_parts(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """Return the nodes in front of a layer that skips zeros that are a part of it."""
+        read = {name for branch in _branches(node) for one in branch.node for name in one.input}
+        found = [self.producers[name] for name in sorted(read & self.producers.keys())]
+        return [one for one in found if one.op_type == "MatMulNBits"]
 
     def _trace(self, name: str) -> tuple[onnx.TensorProto | None, bool]:
         """Return the tensor that a weight comes from, and whether it passes through Q/DQ."""
@@ -259,6 +272,10 @@ class _LayerReader:
             return int(places)
         values = numpy_helper.to_array(weight, str(self.folder))
         return int(np.count_nonzero(values.any(axis=0)))
+
+
+def _branches(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    return [item.g for item in node.attribute if item.HasField("g")]
 
 
 def _precision(node: onnx.NodeProto, weight: onnx.TensorProto, *, integer: bool) -> str:

@@ -30,6 +30,7 @@ from alexnet_edge.cli import (
 )
 from alexnet_edge.cli._shared import EXIT_ERROR, EXIT_INTERRUPTED
 from alexnet_edge.cli._signals import Termination
+from alexnet_edge.deferred import COMPUTER_ALGEBRA, deferred
 from alexnet_edge.errors import AlexnetEdgeError
 
 app = typer.Typer(
@@ -77,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     termination = Termination()
     termination.watch()
     try:
-        app(args=None if arguments is None else list(arguments))
+        with deferred(COMPUTER_ALGEBRA):
+            app(args=None if arguments is None else list(arguments))
     except SystemExit as done:
         if done.code == EXIT_INTERRUPTED:  # typer's, too, of a KeyboardInterrupt
             _end_interrupted(termination)

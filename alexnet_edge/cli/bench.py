@@ -11,6 +11,7 @@ import typer
 
 from alexnet_edge.cli._shared import (
     DeviceOption,
+    ImagesOption,
     JsonOption,
     Output,
     ThreadsOption,
@@ -76,6 +77,7 @@ def bench(
         int | None,
         typer.Option(min=1, metavar="N", help="Images per query, of multi-stream (default: 8)."),
     ] = None,
+    images: ImagesOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the input and the arrivals.")] = 0,
     cache: Annotated[
         str,
@@ -142,22 +144,24 @@ def bench(
         device, threads, contexts=contexts, cuda_graph=cuda_graph, zero_copy=zero_copy, spin=spin
     )
     output = Output(json)
-    result = _measure(engines or _find_engines(output), options, settings)
+    result = _measure(engines or _find_engines(output), options, settings, images)
     _show(output, result)
     output.finish(result)
 
 
 def _measure(
-    paths: Sequence[Path], options: RuntimeOptions, settings: BenchSettings
+    paths: Sequence[Path], options: RuntimeOptions, settings: BenchSettings, images: str | None
 ) -> BenchResult:
     from alexnet_edge.bench import bench as run
+    from alexnet_edge.dataset import open_images
     from alexnet_edge.runtimes.loader import open_engine
 
+    image_set = None if images is None else open_images(images)
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(open_engine(path, options)) for path in paths]
         with progress_bar("bench") as update:
             return run(
-                opened, settings,
+                opened, settings, images=image_set,
                 on_progress=lambda at: update(
                     at.done_s, at.total_s, f"{at.done_s:.0f} of {at.total_s:.0f} s, {at.stage}"
                 ),
@@ -177,13 +181,29 @@ def _show(output: Output, result: BenchResult) -> None:
     output.say(
         f"{where['cpu']}, {where['cores']} cores, load {where['load_1min']}; "
         f"{scenario['name']}, {scenario['loop']} loop, {scenario['cache']} cache, "
-        f"{'interleaved, ' if scenario['interleaved'] else ''}synthetic input"
+        f"{'interleaved, ' if scenario['interleaved'] else ''}{_describe_input(result)}"
     )
     _show_missing(output, result)
     if not result.valid:
         output.say("warning: INVALID, these figures cannot be relied on:")
         for reason in result.invalid_because:
             output.say(f"  {reason}")
+
+
+def _describe_input(result: BenchResult) -> str:
+    """Return what engines were fed, and of which that tells little."""
+    row = result.engines[0]
+    if row.input_images:
+        said = f"{row.input_images} images of {result.scenario['images_name']}"
+        skipped = ", ".join(row.input_skipped)
+        return f"{said}, without {skipped}, which cannot be read" if skipped else said
+    skipping = {Path(row.engine).name for row in result.engines if row.depends_on_input}
+    if not skipping:
+        return "synthetic input"
+    return (
+        f"synthetic input; {', '.join(sorted(skipping))} skips zeros, and takes another time on "
+        "images: --images DIR"
+    )
 
 
 def _show_missing(output: Output, result: BenchResult) -> None:

@@ -176,13 +176,15 @@ class _Demo:
     def bench(self, engines: list[Path]) -> BenchResult:
         """Measure the engines side by side."""
         from alexnet_edge.bench import BenchSettings, bench
+        from alexnet_edge.dataset import open_images
         from alexnet_edge.runtimes.loader import open_engine
 
         with contextlib.ExitStack() as stack, progress_bar("measuring") as update:
             opened = [stack.enter_context(open_engine(path)) for path in engines]
             return bench(
-                opened, BenchSettings(), on_progress=lambda at: update(at.done_s, at.total_s, "")
-            )
+                opened, BenchSettings(), images=open_images("digits:val"),
+                on_progress=lambda at: update(at.done_s, at.total_s, ""),
+            )  # fmt: skip
 
     def parity(self, engine: Path) -> ParityResult:
         """Judge INT8 against the FP32 graph on the validation digits."""

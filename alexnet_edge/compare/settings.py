@@ -62,6 +62,7 @@ def bench_differences(first: BenchRow, second: BenchRow) -> list[Difference]:
     found += _unlike_settings(first.settings, second.settings, _READINGS, where)
     rows = [
         {"batch": row.batch, "cache": row.cache, "input": row.raw.get("input"),
+         "input_sha256": row.raw.get("input_sha256"),
          "images per query": row.raw.get("images_per_query"),
          "model_sha256": row.raw.get("model_sha256")}
         for row in (first, second)

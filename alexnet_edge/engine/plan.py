@@ -6,6 +6,7 @@ Everything is checked that can be without compiling: the graph, the table, the o
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def _asked(name: str, settings: BuildSettings, int4: tuple[str, ...]) -> str:
 
 def _foresee_skipping(
     settings: BuildSettings, given: Given, int4: tuple[str, ...]
-) -> tuple[str, ...] | None:
+) -> Collection[str] | None:
     """Return the layers that will skip zeros; None where that is still to be found out."""
     choice, table = given.choice, given.table
     if choice is None and settings.method == AUTO:
@@ -166,7 +167,7 @@ def _foresee_skipping(
     return find_skipping(settings, choice, int4)
 
 
-def _quantization(settings: BuildSettings, skipping: tuple[str, ...] | None) -> str | None:
+def _quantization(settings: BuildSettings, skipping: Collection[str] | None) -> str | None:
     if settings.implicit:
         return "calibration cache"
     dialect = settings.dialect

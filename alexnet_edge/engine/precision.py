@@ -66,13 +66,14 @@ class Applied:
         options: for the manifest.
         amax: ranges by tensor for INT8 by calibration cache; None otherwise.
         int4: names of the layers that have 4-bit weights now.
-        zero_skipping: names of the layers that have Q/DQ so that they can skip zeros.
+        zero_skipping: layers that have Q/DQ so that they can skip zeros, to their inputs that are
+            seldom 0.
     """
 
     options: dict[str, Any]
     amax: Mapping[str, float] | None = None
     int4: tuple[str, ...] = ()
-    zero_skipping: tuple[str, ...] = ()
+    zero_skipping: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 def apply_precision(
@@ -226,12 +227,12 @@ def _quantize(
 
 def find_skipping(
     settings: BuildSettings, choice: Choice | None, int4: tuple[str, ...]
-) -> tuple[str, ...]:
+) -> dict[str, tuple[int, ...]]:
     """Return the layers that are to skip zeros: those of the choice that are INT8 here."""
     if choice is None or settings.dialect.fc_block is None:
-        return ()
+        return {}
     others = {*settings.spared, *int4}
-    return tuple(name for name in choice.zero_skipping if name not in others)
+    return {name: hot for name, hot in choice.zero_skipping.items() if name not in others}
 
 
 def _serve_ranges(

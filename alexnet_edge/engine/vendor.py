@@ -107,7 +107,8 @@ class EngineJob:
         amax: tensor name to range, for INT8 by calibration cache instead of Q/DQ.
         spared: layers that stay in floating point where there is no Q/DQ to say so.
         int4: layers whose weights are 4-bit.
-        zero_skipping: layers that shall read no weights of zeros, where the vendor can do that.
+        zero_skipping: layers that shall read no weights of zeros, where the vendor can do that, to
+            their inputs that are seldom 0.
         on_progress: told how far the vendor is, where it says so.
     """
 
@@ -123,7 +124,7 @@ class EngineJob:
     amax: Mapping[str, float] | None = None
     spared: tuple[str, ...] = ()
     int4: tuple[str, ...] = ()
-    zero_skipping: tuple[str, ...] = ()
+    zero_skipping: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     on_progress: OnProgress = lambda *_: None
 
 

@@ -1,20 +1,25 @@
 """Fully connected layers that read no weights of zeros, for one image alone on the CPU.
 
 requires  a graph with Q/DQ (`qdq.insert_qdq`), the layers integer ones
-call      skip_zeros(model, names)
-ensures   each layer that reads UINT8 with zero point 0, and INT8 weights, gives the same sums of
-          products by another way; nothing else changes
+call      skip_zeros(model, hot, threads)
+ensures   each layer that reads UINT8 with zero point 0, and INT8 weights, finds its sums of
+          products another way; nothing else changes
 
 At batch 1 such a layer costs the reading of its weights, and behind a ReLU and a pooling most of
-what it multiplies them with are zeros. Which ones differs from image to image, so the graph looks:
+what it multiplies them with are zeros. Which ones differs from image to image, but some inputs, the
+hot ones, are seldom 0. So the graph looks:
 
-    flat = Reshape(x, [-1])          found = Squeeze(NonZero(flat))
+    warm = MatMulNBits(dequantized Gather(x, hot), weights of hot inputs)
+    cold = Gather(x, the other inputs)
+    flat = Reshape(cold, [-1])       found = Squeeze(NonZero(flat))
     few  = 0 < Size(found)  and  Size(found) + Size(flat) < K + limit
-    y    = If(few, then:  Gather(flat, found) · Gather(weight, found),  else:  x · weight)
+    y    = If(few, then:  Gather(flat, found) · Gather(weight, found) + warm,
+                   else:  cold · weight + warm)
 
-1. ``few`` says two things: that there is one image, K values, and that gathering pays. Without any
-   value there is no product; ONNX Runtime leaves its answer to that undefined.
-2. Both branches end in the layer's bias and scale, so that the `If` has its name and its result.
+1. ``few`` says two things: that there is one image, K cold values, and that gathering pays. Without
+   any value there is no product; ONNX Runtime leaves its answer to that undefined.
+2. Both branches end in the layer's bias, scale and hot part, so that the `If` has its name and its
+   result.
 3. The products are a plain `MatMulInteger` without zero points: only so ONNX Runtime multiplies a
    vector by weights as they lie, rather than packing them first. The bias is added to its INT32,
    which also keeps ONNX Runtime from fusing it with the scale into another operator.
@@ -22,13 +27,18 @@ what it multiplies them with are zeros. Which ones differs from image to image, 
    ONNX Runtime lets each thread gather some rows and multiply some columns, so a single product
    would read what the other thread has just written, from the other core's cache. In parts, each
    thread multiplies the rows that it gathered. Values of 0 make the parts equal.
-5. The weight is stored once, (K, N), whichever way the layer had it.
+5. A weight is stored once: of cold inputs (K, N), whichever way the layer had it, of hot ones in
+   blocks that all have the output's scale.
+6. `MatMulNBits` rounds its input once more, block by block, to -127 … 127 times a 127th of the
+   block's largest. So hot integers are read as 127 less: a block in which any is 0 then goes from
+   -127 on, and is rounded to what it is already (but where one is 255, and by half a step at
+   most). The bias makes up for the 127.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -36,7 +46,13 @@ import onnx_ir.passes.common
 
 from alexnet_edge.graph import constant
 from alexnet_edge.preprocess import AnyArray
+from alexnet_edge.quantize.gptq import Grid, RoundedRows
+from alexnet_edge.quantize.int4_graph import DOMAIN, make_blocks_node
+from alexnet_edge.quantize.int8_blocks import BLOCK, pack_bytes
 from alexnet_edge.quantize.scales import FloatArray
+
+_MIDDLE = 127
+"""Of what the integers of hot inputs are read as."""
 
 _LIMIT = 3 / 8
 """Share of values that are not 0 from which on all weights are read. Of 38 MB within a network, on
@@ -44,20 +60,22 @@ the machine of docs/log.md, gathering and multiplying a share of 0.2 took 0.6 ms
 all, 0.3 took 0.25 ms less, 0.35 as long, 0.4 and 0.5 took 0.2 and 0.6 ms more."""
 
 
-def skip_zeros(model: ir.Model, names: Sequence[str], threads: int) -> tuple[str, ...]:
-    """Change the layers of these names in place.
+def skip_zeros(model: ir.Model, hot: Mapping[str, Sequence[int]], threads: int) -> tuple[str, ...]:
+    """Change layers in place.
 
     Args:
         model: with Q/DQ.
-        names: of layers.
+        hot: by the names of layers, their inputs that are seldom 0, ascending.
         threads: that will share an inference: what is gathered is multiplied in so many parts.
 
     Returns:
         The names of those that skip zeros now; the others have not the form that it takes.
     """
-    layers = [layer for node in model.graph if node.name in names if (layer := _read(node))]
+    layers = [layer for node in model.graph if node.name in hot if (layer := _read(node))]
     for layer in layers:
-        _Writer(model.graph, layer, threads).write()
+        _Writer(model.graph, layer, hot[layer.name], threads).write()
+        if hot[layer.name]:
+            model.graph.opset_imports.setdefault(DOMAIN, 1)
     if layers:
         onnx_ir.passes.common.RemoveUnusedNodesPass()(model)
     return tuple(layer.name for layer in layers)
@@ -69,16 +87,18 @@ class _Layer:
 
     Attributes:
         node: a Gemm or MatMul.
-        integers: UINT8, (images, K).
+        integers: UINT8, (images, K), whose zero point is 0.
+        step: of the integers, ().
         weight: (K, N).
-        scale: (N,) of the sums of products.
-        bias: (N,) INT32 at this scale, or None.
+        weight_scale: (N,).
+        bias: (N,) INT32 at the product of both scales, or None.
     """
 
     node: ir.Node
     integers: ir.Value
+    step: FloatArray
     weight: AnyArray
-    scale: FloatArray
+    weight_scale: FloatArray
     bias: AnyArray | None
 
     @property
@@ -105,8 +125,7 @@ def _read(node: ir.Node) -> _Layer | None:
         bias = rest[0].integers.const_value.numpy()
     if node.attributes.get_int("transB", 0):
         stored = np.ascontiguousarray(stored.T)
-    scale = (activation.scale * weight.scale).astype(np.float32)
-    return _Layer(node, activation.integers, stored, scale, bias)
+    return _Layer(node, activation.integers, activation.scale, stored, weight.scale, bias)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,34 +150,65 @@ def _dequantized(value: ir.Value | None) -> _Dequantized | None:
 
 
 class _Writer:
-    """Puts an If in a layer's place."""
+    """Puts an If in a layer's place, and what it needs in front of it."""
 
-    def __init__(self, graph: ir.Graph, layer: _Layer, parts: int) -> None:
+    def __init__(self, graph: ir.Graph, layer: _Layer, hot: Sequence[int], parts: int) -> None:
         self._graph, self._layer, self._parts = graph, layer, parts
-        self._weight = self._constant("weight.int8", layer.weight)
-        self._scale = self._constant("scale", layer.scale)
-        self._bias = None if layer.bias is None else self._constant("bias.int32", layer.bias)
+        self._hot = np.array(hot, np.int64)
+        self._cold = np.delete(np.arange(len(layer.weight)), self._hot)
+        self._weight = self._constant("weight.int8", layer.weight[self._cold])
+        scale = (layer.step * layer.weight_scale).astype(np.float32)
+        self._scale = self._constant("scale", scale)
+        bias = layer.bias
+        if hot:
+            raised = _MIDDLE * layer.weight[self._hot].sum(axis=0, dtype=np.int32)
+            bias = raised if bias is None else bias + raised
+        self._bias = None if bias is None else self._constant("bias.int32", bias)
 
     def write(self) -> None:
         layer = self._layer
-        nodes, flat, found, few = self._look()
-        product = self._node("MatMulInteger", [layer.integers, self._weight], "all.product")
+        nodes, cold, warm = self._split()
+        looking, flat, found, few = self._look(cold)
+        product = self._node("MatMulInteger", [cold, self._weight], "all.product")
         branches = {
-            "then_branch": self._branch("few", self._multiply(flat, found)),
-            "else_branch": self._branch("all", [product]),
+            "then_branch": self._branch("few", self._multiply(flat, found), warm),
+            "else_branch": self._branch("all", [product], warm),
         }
         chosen = ir.node("If", [few], branches, name=layer.name)
         ir.convenience.replace_nodes_and_values(
-            self._graph, layer.node, [layer.node], [*nodes, chosen],
+            self._graph, layer.node, [layer.node], [*nodes, *looking, chosen],
             layer.node.outputs, chosen.outputs,
         )  # fmt: skip
 
-    def _look(self) -> tuple[list[ir.Node], ir.Value, ir.Value, ir.Value]:
+    def _split(self) -> tuple[list[ir.Node], ir.Value, ir.Value | None]:
+        """Return nodes; the cold integers, and what the hot ones give, which is None of none."""
+        integers = self._layer.integers
+        if not len(self._hot):
+            return [], integers, None
+        hot = self._node("Gather", [integers, self._whole("hot", self._hot)], "hot", axis=1)
+        step = self._constant("step", self._layer.step)
+        middle = self._constant("middle", np.array(_MIDDLE, np.uint8))
+        values = self._node("DequantizeLinear", [*hot.outputs, step, middle], "hot.values")
+        weight = self._layer.weight[self._hot].T
+        blocks = -(-len(self._hot) // BLOCK)
+        scales = np.repeat(self._layer.weight_scale.reshape(-1, 1), blocks, axis=1)
+        packed, flat_scales = pack_bytes(RoundedRows(weight, scales, Grid(-127, 127, BLOCK)))
+        product = make_blocks_node(
+            values.outputs[0],
+            self._constant("hot.weight.int8", packed),
+            self._constant("hot.weight.scale", flat_scales),
+            shape=weight.shape, bits=8, block=BLOCK, name=f"{self._layer.name}.hot.product",
+        )  # fmt: skip
+        product.outputs[0].name = f"{product.name}.out"
+        cold = self._node("Gather", [integers, self._whole("cold", self._cold)], "cold", axis=1)
+        return [hot, values, product, cold], cold.outputs[0], product.outputs[0]
+
+    def _look(self, cold: ir.Value) -> tuple[list[ir.Node], ir.Value, ir.Value, ir.Value]:
         """Return nodes; all values, the places of those that are not 0, and whether few are."""
-        inputs = len(self._layer.weight)
-        none, one_axis = self._whole("zero", 0), self._whole("flat.shape", [-1])
+        inputs = len(self._cold)
+        none, one_axis = self._whole("none.found", 0), self._whole("flat.shape", [-1])
         most = self._whole("limit", inputs + int(_LIMIT * inputs))
-        flat = self._node("Reshape", [self._layer.integers, one_axis], "flat")
+        flat = self._node("Reshape", [cold, one_axis], "flat")
         places = self._node("NonZero", flat.outputs, "nonzero")
         found = self._node("Squeeze", [*places.outputs, self._whole("axes", [0])], "found")
         count = self._node("Size", found.outputs, "count")
@@ -205,7 +255,7 @@ class _Writer:
         nodes = [count, less, missing, widths, places, filled]
         return nodes, places.outputs[0], filled.outputs[0]
 
-    def _branch(self, name: str, nodes: list[ir.Node]) -> ir.Graph:
+    def _branch(self, name: str, nodes: list[ir.Node], warm: ir.Value | None) -> ir.Graph:
         """Return the graph of a branch: sums of products, and then what they stand for."""
         nodes = list(nodes)
         if self._bias is not None:
@@ -213,6 +263,8 @@ class _Writer:
             nodes.append(self._node("Add", operands, f"{name}.sum"))
         operands = [*nodes[-1].outputs, self._scale]
         nodes.append(self._node("DequantizeLinear", operands, f"{name}.scaled", axis=-1))
+        if warm is not None:
+            nodes.append(self._node("Add", [*nodes[-1].outputs, warm], f"{name}.with.hot"))
         result = nodes[-1].outputs[0]
         result.type = ir.TensorType(ir.DataType.FLOAT)
         return ir.Graph([], [result], nodes=nodes, name=f"{self._layer.name}.{name}")
@@ -222,10 +274,10 @@ class _Writer:
         node.outputs[0].name = f"{self._layer.name}.{name}.out"
         return node
 
-    def _whole(self, name: str, value: int | list[int]) -> ir.Value:
+    def _whole(self, name: str, value: int | Sequence[int] | AnyArray) -> ir.Value:
         return self._constant(name, np.array(value, np.int64))
 
     def _constant(self, name: str, array: AnyArray) -> ir.Value:
-        value = constant(f"{self._layer.name}.skipping.{name}", array)
+        value = constant(f"{self._layer.name}.skipping.{name}", np.ascontiguousarray(array))
         self._graph.register_initializer(value)
         return value

@@ -87,14 +87,16 @@ def _choose_again(
     options = manifest.options
     methods = {str(name): str(method) for name, method in options["methods"].items()}
     skipping = tuple(str(name) for name in options.get("zero_skipping", ()))
-    choice = Choice(methods, str(options["weight_ranges"]), zero_skipping=skipping)
+    choice = Choice(
+        methods, str(options["weight_ranges"]), zero_skipping=dict.fromkeys(skipping, ())
+    )
     is_fitted = options.get("rounding", "nearest") != "nearest"
     if options.get("bias_correction"):
         again = decide(model, table, dialect, folder=folder)
         # A choice names what would skip zeros; of an engine, those that were spared do not.
         others = {*options.get("spared", ()), *options.get("int4_layers", ())}
-        names = tuple(name for name in again.zero_skipping if name not in others)
-        again = dataclasses.replace(again, zero_skipping=names)
+        kept = {name: hot for name, hot in again.zero_skipping.items() if name not in others}
+        again = dataclasses.replace(again, zero_skipping=kept)
         _require_same(choice, again, is_fitted=is_fitted)
         return again
     if not is_fitted:
@@ -113,7 +115,7 @@ def _require_same(built: Choice, again: Choice, *, is_fitted: bool) -> None:
         "weight_ranges": (built.weight_ranges, again.weight_ranges),
         "rounding": (is_fitted, bool(again.fitted)),
         "bias_correction": (True, bool(again.bias_corrections)),
-        "zero_skipping": (built.zero_skipping, again.zero_skipping),
+        "zero_skipping": (tuple(built.zero_skipping), tuple(again.zero_skipping)),
     }
     differences = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if differences:

@@ -31,7 +31,6 @@ from alexnet_edge.graph import (
 from alexnet_edge.machine import package_versions, usable_cores
 from alexnet_edge.preprocess import PreprocessSpec
 from alexnet_edge.quantize.collect import Histograms, Network, Observed, collect
-from alexnet_edge.quantize.deferred import COMPUTER_ALGEBRA, deferred
 from alexnet_edge.quantize.observers import Histogram
 from alexnet_edge.quantize.table import CalibrationTable, Range
 from alexnet_edge.quantize.thresholds import ASYMMETRIC, METHODS, PARAMETERS, SYMMETRIC, Method
@@ -190,15 +189,14 @@ class _Loading:
     def load(self) -> Network:
         """Return the network in normal form, with the tensors that are quantized."""
         # Imported here, while images are decoded.
-        with deferred(COMPUTER_ALGEBRA):
-            from alexnet_edge.quantize.layers import (
-                QDQ_OPSET,
-                bypassed_tensors,
-                float_tensors,
-                prepare,
-                quantization_points,
-                weighted_layers,
-            )
+        from alexnet_edge.quantize.layers import (
+            QDQ_OPSET,
+            bypassed_tensors,
+            float_tensors,
+            prepare,
+            quantization_points,
+            weighted_layers,
+        )
 
         path = self._outline.path
         if self._outline.opset < QDQ_OPSET:

@@ -96,7 +96,7 @@ class Choice:
         fitted: layer name to the integers of its weight, where they are not the nearest ones. A
             choice that is stored lacks them: they are as large as the engine.
         zero_skipping: fully connected layers that read no weights of zeros, where the dialect has
-            blocks for the others (see `zeros`).
+            blocks for the others, to their inputs that are seldom 0 (see `zeros`).
     """
 
     methods: Mapping[str, str]
@@ -107,7 +107,7 @@ class Choice:
     fitted: Mapping[str, AnyArray] = dataclasses.field(
         default_factory=dict, repr=False, compare=False
     )
-    zero_skipping: tuple[str, ...] = ()
+    zero_skipping: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def rounding(self) -> str:
@@ -155,7 +155,10 @@ class Choice:
             },
             trials=tuple(Trial(**trial) for trial in value["trials"]),
             images=int(value["images"]),
-            zero_skipping=tuple(str(name) for name in value.get("zero_skipping", ())),
+            zero_skipping={
+                str(name): tuple(int(index) for index in hot)
+                for name, hot in dict(value.get("zero_skipping", {})).items()
+            },
         )
 
 
@@ -347,7 +350,7 @@ class _Chooser:
         self._centred: Logits = centred_logits(self._reference)
         self._best = _Current({})
         self._trials: list[Trial] = []
-        self._zero_skipping: tuple[str, ...] = ()
+        self._zero_skipping: dict[str, tuple[int, ...]] = {}
 
     def find_zeros(self) -> None:
         """Find the layers that read so many zeros that it pays to skip them, instead of blocks."""

@@ -39,7 +39,7 @@ from alexnet_edge.quantize.scales import Dialect
 OPSET = 21
 """The first with blocks in DequantizeLinear, and with INT4."""
 
-_DOMAIN = "com.microsoft"
+DOMAIN = "com.microsoft"
 _INT8_COMPUTE = 4
 """Of `accuracy_level`: the lowest precision that the input may be rounded to."""
 
@@ -109,7 +109,7 @@ def insert_int4(
             hint=f"export with --opset {OPSET}, or build without --int4-fc",
         )  # fmt: skip
     else:
-        model.graph.opset_imports.setdefault(_DOMAIN, 1)
+        model.graph.opset_imports.setdefault(DOMAIN, 1)
 
 
 def _replace(graph: ir.Graph, layer: WeightedLayer, rounded: RoundedRows) -> None:
@@ -117,36 +117,54 @@ def _replace(graph: ir.Graph, layer: WeightedLayer, rounded: RoundedRows) -> Non
     bits = bits_of(rounded.grid)
     packed, scales = pack_bytes(rounded) if bits == 8 else pack_bits(rounded)
     outputs, inputs = rounded.integers.shape
-    given: list[ir.Value | None] = [
+    bias = layer.bias
+    if bias is not None and bias.const_value is not None:
+        flat = np.broadcast_to(bias.const_value.numpy().reshape(-1), (outputs,))
+        bias = _register(graph, f"{layer.name}.bias.float", np.ascontiguousarray(flat))
+    node = make_blocks_node(
         layer.activation,
         _register(graph, f"{layer.name}.weight.int{bits}", packed),
         _register(graph, f"{layer.name}.weight.scale", scales),
-    ]
-    if layer.bias is not None:
-        bias = layer.bias
-        if bias.const_value is not None:
-            flat = np.broadcast_to(bias.const_value.numpy().reshape(-1), (outputs,))
-            bias = _register(graph, f"{layer.name}.bias.float", np.ascontiguousarray(flat))
-        # Neither zero points, which are half of what the bits hold, nor an order of inputs.
-        given += [None, None, bias]
-    node = ir.node(
-        "MatMulNBits",
-        given,
-        {
-            "K": inputs,
-            "N": outputs,
-            "bits": bits,
-            "block_size": rounded.grid.block or inputs,
-            "accuracy_level": _INT8_COMPUTE,
-        },
-        domain=_DOMAIN,
+        bias, shape=(outputs, inputs), bits=bits, block=rounded.grid.block or inputs,
         name=layer.name,
-    )
+    )  # fmt: skip
     before = layer.node
     ir.convenience.replace_nodes_and_values(
         graph, before, [before], [node], before.outputs, node.outputs
     )
     _drop_unread(graph)
+
+
+def make_blocks_node(
+    activation: ir.Value,
+    weight: ir.Value,
+    scale: ir.Value,
+    bias: ir.Value | None = None,
+    *,
+    shape: tuple[int, ...],
+    bits: int,
+    block: int,
+    name: str,
+) -> ir.Node:
+    """Return a MatMulNBits.
+
+    Args:
+        activation: float, (images, inputs).
+        weight, scale: as `pack_bytes` and `pack_bits` give them.
+        bias: float, (outputs,), or None.
+        shape: outputs and inputs.
+        bits: of a weight.
+        block: inputs that share a scale.
+        name: of the node.
+    """
+    outputs, inputs = shape
+    given: list[ir.Value | None] = [activation, weight, scale]
+    if bias is not None:
+        # Neither zero points, which are half of what the bits hold, nor an order of inputs.
+        given += [None, None, bias]
+    attributes = {"K": inputs, "N": outputs, "bits": bits, "block_size": block,
+                  "accuracy_level": _INT8_COMPUTE}  # fmt: skip
+    return ir.node("MatMulNBits", given, attributes, domain=DOMAIN, name=name)
 
 
 def _dequantize(graph: ir.Graph, layer: WeightedLayer, rounded: RoundedRows) -> None:

@@ -2,8 +2,10 @@
 
 At batch 1 such a layer costs the reading of its weights. Weights in blocks (`int8_blocks`) are read
 fastest, all of them; a layer with integer inputs can gather the weights of those that are not zero,
-and read no others (`engine.zero_skipping`). Which is faster depends on how many are zero, and that
-on the network and its images: so it is measured, on images of the calibration.
+and read no others (`engine.zero_skipping`). Some inputs are zero in most images, others in few: the
+weights of these, the hot ones, are read in blocks whatever the image. (Song et al., "PowerInfer",
+2024, tell hot from cold neurons likewise.) What is faster depends on the network and its images: so
+it is measured, on images of the calibration.
 """
 
 from __future__ import annotations
@@ -14,25 +16,23 @@ import numpy as np
 
 from alexnet_edge.preprocess import AnyArray
 from alexnet_edge.quantize.layerwise import FLOAT, Layerwise
-from alexnet_edge.quantize.scales import activation_parameters
+from alexnet_edge.quantize.scales import FloatArray, activation_parameters
 from alexnet_edge.quantize.table import CalibrationTable
 
-BREAK_EVEN = 0.35
-"""Share of the inputs that are not zero up to which skipping is faster than blocks, but for finding
-them. Measured at batch 1 within a network, two threads, on the machine of docs/log.md: gathering
-and multiplying takes some 60 µs for each MB that is not skipped, and more from 12 MB on, where the
-cache no longer holds what is gathered; blocks take 22 µs for each MB of all. Of 38 MB, shares of
-0.2, 0.25 and 0.3 took 0.4, 0.2 and 0.1 ms less than blocks, 0.35 took 0.15 ms more."""
+GATHER_COST = 3.0
+"""To gather weights and multiply them takes as long as to read so many times their bytes in blocks.
+Measured at batch 1 within a network, two threads, on the machine of docs/log.md: 60 to 76 µs for
+each MB that is gathered, 22 for each MB in blocks."""
 
-WORTH_BYTES = 2_000_000
-"""Weights that skipping must save beyond the break-even. Finding what is not zero takes 60 µs, as
-long as gathering 1 MB; the rest is there because other images may have fewer zeros."""
+WORTH_BYTES = 4_000_000
+"""What skipping must save, as bytes in blocks. Finding what is not zero takes as long as reading
+3 MB; the rest is there because other images may have fewer zeros."""
 
 
 def choose_zero_skipping(
     network: Layerwise, table: CalibrationTable, images: AnyArray
-) -> tuple[str, ...]:
-    """Return the names of the layers that are to skip zeros.
+) -> dict[str, tuple[int, ...]]:
+    """Return the layers that are to skip zeros, by name, with their hot inputs, ascending.
 
     None where the graph's batch is fixed above 1: zeros of one image are others of the next.
 
@@ -42,45 +42,64 @@ def choose_zero_skipping(
         images: calibration images as the network's input.
     """
     if (network.graph.input.batch or 1) > 1:
-        return ()
+        return {}
     could = [
         index
         for index in range(1, len(network.layers))
         if network.has_blocks(index)
-        and _is_worth(0.0, network.weight(index))
+        and network.weight(index).size >= WORTH_BYTES
         and _starts_at_zero(network, table, index)
     ]
-    shares = measure_shares(network, images, could)
-    return tuple(
-        network.layers[index] for index in could
-        if _is_worth(shares[network.layers[index]], network.weight(index))
-    )  # fmt: skip
+    chosen = {}
+    for name, frequencies in measure_frequencies(network, images, could).items():
+        hot = find_hot(frequencies, network.dialect.fc_block or 1)
+        outputs = network.weight(network.layers.index(name)).size // len(frequencies)
+        if outputs * count_saved(frequencies, hot) >= WORTH_BYTES:
+            chosen[name] = tuple(map(int, hot))
+    return chosen
 
 
-def measure_shares(
+def measure_frequencies(
     network: Layerwise, images: AnyArray, indices: Collection[int]
-) -> dict[str, float]:
-    """Return which share of their inputs is not 0 in the float network, by layer name.
+) -> dict[str, FloatArray]:
+    """Return in which share of the images each input of a layer is not 0, by layer name.
 
     Args:
-        network: cut.
+        network: cut; it is run in float.
         images: as the network's input.
         indices: of the layers.
     """
-    shares = {}
+    frequencies = {}
     activations = network.begin(images) if indices else []
     for index in range(max(indices, default=-1) + 1):
         if index > 0:
             activations, _ = network.step(index - 1, activations, FLOAT)
         if index in indices:
-            nonzero = sum(int(np.count_nonzero(chunk)) for chunk in activations)
-            shares[network.layers[index]] = nonzero / sum(chunk.size for chunk in activations)
-    return shares
+            counts = sum(np.count_nonzero(chunk, axis=0) for chunk in activations)
+            shares = np.asarray(counts) / sum(map(len, activations))
+            frequencies[network.layers[index]] = shares.reshape(-1).astype(np.float32)
+    return frequencies
 
 
-def _is_worth(share: float, weight: AnyArray) -> bool:
-    """Whether skipping saves enough; a weight is a byte."""
-    return (BREAK_EVEN - share) * weight.size >= WORTH_BYTES
+def find_hot(frequencies: FloatArray, block: int) -> AnyArray:
+    """Return the inputs that are cheaper to read always than to gather when they are not 0.
+
+    Args:
+        frequencies: (inputs,) share of the images in which each is not 0.
+        block: inputs come in multiples of it, so that blocks are full; further ones by frequency.
+
+    Returns:
+        Their indices, ascending.
+    """
+    count = int(np.count_nonzero(GATHER_COST * frequencies > 1))
+    count = min(-(-count // block) * block, len(frequencies))
+    return np.sort(np.argsort(-frequencies, kind="stable")[:count])
+
+
+def count_saved(frequencies: FloatArray, hot: AnyArray) -> float:
+    """Return how many inputs' weights less are read, on average of images, than by blocks alone."""
+    gathered = float(frequencies.sum() - frequencies[hot].sum())
+    return len(frequencies) - len(hot) - GATHER_COST * gathered
 
 
 def _starts_at_zero(network: Layerwise, table: CalibrationTable, index: int) -> bool:

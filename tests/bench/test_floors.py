@@ -8,6 +8,7 @@ from alexnet_edge.bench import BenchSettings, Scenario
 from alexnet_edge.bench import floors as module
 from alexnet_edge.bench.contenders import make_contender
 from alexnet_edge.bench.floors import add_floor, require_target
+from alexnet_edge.bench.inputs import Inputs
 from alexnet_edge.bench.roofline import measure_bandwidth, measure_compute
 from alexnet_edge.bench.summary import summarize_engine
 from alexnet_edge.bench.turns import Turn
@@ -22,7 +23,7 @@ MS = 1_000_000
 def floor_of(path, settings, size=None, latency_ms=50, on_gpu=False):
     with open_engine(path) as engine:
         engine.on_gpu = on_gpu
-        contender = make_contender(engine, settings, size, None)
+        contender = make_contender(engine, settings, size, Inputs(None, 0), None)
         contender.turns = [Turn(0, 1, [latency_ms * MS] * 20, 1000 * MS)]
         row = summarize_engine(contender, settings, Log(None), ())
         return add_floor(row, contender, settings), read_work(engine.info).layers

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from alexnet_edge.bench import interference
-from alexnet_edge.bench.contenders import synthetic_input
+from alexnet_edge.bench.inputs import synthetic_input
 from alexnet_edge.bench.interference import CoreWatch, measure_idle_cores
 from alexnet_edge.runtimes.loader import open_engine
 

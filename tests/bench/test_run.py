@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alexnet_edge.bench import BenchSettings, Scenario, bench, run, synthetic_input
+from alexnet_edge.bench import BenchSettings, Scenario, bench, run
 from alexnet_edge.bench import warmup as warmup_module
 from alexnet_edge.errors import InputError, UnavailableError
 from alexnet_edge.export import ExportSettings, export_onnx
 from alexnet_edge.model import load_checkpoint
 from alexnet_edge.preprocess import PreprocessSpec
-from alexnet_edge.results import TensorSpec, to_json
+from alexnet_edge.results import to_json
 from alexnet_edge.runtimes.loader import open_engine
 from tests.bench.engines import Sleeper
 
@@ -35,21 +35,6 @@ def sleeper(tmp_path):
         return Sleeper(tmp_path / f"{name}.engine", seconds, **more)
 
     return make
-
-
-@pytest.mark.parametrize(
-    ("spec", "batch", "shape", "dtype"),
-    [
-        (TensorSpec("x", "float32", (None, 3, 8, 8)), None, (1, 3, 8, 8), np.float32),
-        (TensorSpec("x", "float32", (None, 3, 8, 8)), 5, (5, 3, 8, 8), np.float32),
-        (TensorSpec("x", "uint8", (4, 8, 8, 3)), None, (4, 8, 8, 3), np.uint8),
-    ],
-)
-def test_synthetic_input_is_of_the_networks_type_and_batch(spec, batch, shape, dtype):
-    made = synthetic_input(spec, batch, seed=0)
-    assert made.shape == shape
-    assert made.dtype == dtype
-    assert (made == synthetic_input(spec, batch, seed=0)).all()
 
 
 def test_each_of_several_engines_gets_its_samples(tiny_onnx, tiny_checkpoint):

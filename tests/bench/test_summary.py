@@ -10,6 +10,7 @@ import pytest
 
 from alexnet_edge.bench import BenchSettings, Scenario, summarize_latency
 from alexnet_edge.bench.contenders import make_contender
+from alexnet_edge.bench.inputs import Inputs
 from alexnet_edge.bench.summary import count_histogram, summarize_engine, summarize_slices
 from alexnet_edge.bench.turns import Turn
 from tests.bench.engines import Sleeper
@@ -33,7 +34,7 @@ class Log:
 @pytest.fixture
 def contender(tmp_path):
     """Four turns of a second, of 5, 10, 20 and 5 queries of two images."""
-    made = make_contender(Sleeper(tmp_path / "engine"), BenchSettings(), 2, None)
+    made = make_contender(Sleeper(tmp_path / "engine"), BenchSettings(), 2, Inputs(None, 0), None)
     made.turns = [
         Turn(2 * index, 2 * index + 1, [1000 * MS // count] * count, 1000 * MS)
         for index, count in enumerate((5, 10, 20, 5))
@@ -97,7 +98,7 @@ def test_energy_is_that_of_an_engines_own_turns(contender):
 
 def test_energy_is_of_one_inference_where_a_query_takes_several(tmp_path):
     settings = BenchSettings(batch=2, scenario=Scenario("multi-stream", images_per_query=8))
-    contender = make_contender(Sleeper(tmp_path / "engine"), settings, 2, None)
+    contender = make_contender(Sleeper(tmp_path / "engine"), settings, 2, Inputs(None, 0), None)
     contender.turns = [Turn(0, 1, [100 * MS] * 10, 1000 * MS)]
     row = summarize_engine(contender, settings, Log(20.0), ())
     assert row.energy_j_per_inference == pytest.approx(20 / 10 / 4)

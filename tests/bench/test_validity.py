@@ -7,6 +7,7 @@ import pytest
 
 from alexnet_edge.bench import BenchSettings, Bounds, Scenario, Variation, WarmUp
 from alexnet_edge.bench.contenders import make_contender
+from alexnet_edge.bench.inputs import Inputs
 from alexnet_edge.bench.turns import Turn
 from alexnet_edge.bench.validity import (
     judge_engine,
@@ -32,7 +33,7 @@ def turns(*medians_ms, width=0.01, **more):
 @pytest.fixture
 def contender(tmp_path):
     """One that is measured already."""
-    made = make_contender(Sleeper(tmp_path / "engine"), BenchSettings(), 1, None)
+    made = make_contender(Sleeper(tmp_path / "engine"), BenchSettings(), 1, Inputs(None, 0), None)
     made.warmup, made.turns = WarmUp(1.0, True), turns(10, 10, 10, 10)
     return made
 
@@ -94,7 +95,7 @@ def test_a_servers_queue_is_no_drift():
 @pytest.mark.parametrize(("contexts", "utilization"), [(1, 1.2), (4, 0.3)])
 def test_utilization_is_arrivals_over_what_all_contexts_serve(tmp_path, contexts, utilization):
     engine = Sleeper(tmp_path / "engine", contexts=contexts)
-    contender = make_contender(engine, BenchSettings(), 1, None)
+    contender = make_contender(engine, BenchSettings(), 1, Inputs(None, 0), None)
     contender.turns = turns(50, service_ns=[12 * MS] * 21)
     assert measure_utilization(contender, 100) == pytest.approx(utilization)
 

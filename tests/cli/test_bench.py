@@ -86,6 +86,27 @@ def test_flushed_and_offline_say_so(bench):
     assert offline["scenario"]["metric"] == "throughput_ips"
 
 
+def test_images_are_fed_in_place_of_random_values(run, folder):
+    done = run(
+        "bench", "alexnet.onnx", *QUICK, "--no-floor", "--images", "digits:val", "--json", "x.json"
+    )
+    assert "32 images of digits:val" in done.out
+    row = json.loads((folder / "x.json").read_text())["engines"][0]
+    assert (row["input"], row["input_images"], len(row["input_sha256"])) == ("images", 32, 64)
+    assert "synthetic input" in run("bench", "alexnet.onnx", *QUICK, "--no-floor").out
+
+
+def test_an_engine_that_skips_zeros_is_named_where_no_images_are(run, folder):
+    assert run("build", "--int8", "--method", "minmax").code == 0
+    manifest = folder / "alexnet.int8.onnx.json"
+    options = json.loads(manifest.read_text())
+    options["options"]["zero_skipping"] = ["classifier.1"]
+    manifest.write_text(json.dumps(options))
+    shown = run("bench", "alexnet.int8.onnx", *QUICK, "--no-floor")
+    assert "alexnet.int8.onnx skips zeros" in shown.out
+    assert "--images DIR" in shown.out
+
+
 def test_runtime_options_reach_the_engine(run, folder):
     done = run("bench", "alexnet.onnx", *QUICK, "--threads", "1", "--no-floor", "--json", "-")
     assert json.loads(done.out)["engines"][0]["settings"]["threads"] == 1
@@ -108,6 +129,7 @@ def test_what_is_no_batch_size_is_wrong_usage(run, batch):
         (["--scenario", "server"], "server needs a rate", "--rate"),
         (["--rate", "5"], "single-stream has no rate", "--scenario server"),
         (["--streams", "5"], "--streams is not for single-stream", "multi-stream"),
+        (["--images", "nowhere"], "nowhere: no such folder", ""),
         (["--cache", "hot"], "cache 'hot' is unknown", "flushed"),
         (["--profile-target", "toaster"], "profile 'toaster' is unknown", "orin-nano"),
         (["--profile-target", "cpu"], "names no memory bandwidth", "memory_bandwidth_gbs"),

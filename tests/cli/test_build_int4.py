@@ -6,16 +6,7 @@ import json
 
 import pytest
 
-from alexnet_edge.engine.versions import parse_version
-from alexnet_edge.machine import package_versions
-from alexnet_edge.quantize.int4 import INT2_ONNXRUNTIME
-from alexnet_edge.runtimes.loader import availability
-
-RTX = availability("tensorrt-rtx")
-needs_rtx = pytest.mark.skipif(not RTX.builds, reason=f"tensorrt-rtx: {RTX.reason}")
-
-HAS_INT2 = parse_version(package_versions().get("onnxruntime", "0"))[:2] >= INT2_ONNXRUNTIME
-needs_int2 = pytest.mark.skipif(not HAS_INT2, reason="this onnxruntime has no kernel of 2 bits")
+from tests.needs import needs_int2, needs_rtx
 
 FCS = [f"classifier.{n}" for n in (1, 4, 6)]
 

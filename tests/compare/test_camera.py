@@ -11,7 +11,7 @@ from alexnet_edge.camera.loop import CameraLoop, LoopOptions
 from alexnet_edge.camera.report import describe_run as describe_camera
 from alexnet_edge.camera.sources import make_source
 from alexnet_edge.classifier import Classifier
-from alexnet_edge.compare import Bounds, compare_files, describe_run
+from alexnet_edge.compare import Bounds, describe_run
 from alexnet_edge.errors import InputError
 from alexnet_edge.results_files import append_history, read_history
 from alexnet_edge.runtimes.base import RuntimeOptions
@@ -65,18 +65,6 @@ def run(real):
         return value
 
     return changed
-
-
-@pytest.fixture
-def compare(tmp_path):
-    """Compare two JSON values."""
-
-    def compare_values(first, second, bounds=None, **options):
-        paths = [samples.write(tmp_path / f"{name}.json", value)
-                 for name, value in (("a", first), ("b", second))]  # fmt: skip
-        return compare_files(*paths, bounds, **options)
-
-    return compare_values
 
 
 def changes_of(result):

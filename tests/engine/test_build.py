@@ -28,7 +28,7 @@ from alexnet_edge.errors import (
     UnavailableError,
 )
 from alexnet_edge.export import ExportSettings, export_onnx
-from alexnet_edge.machine import has_vnni, is_x86
+from alexnet_edge.machine import has_vnni
 from alexnet_edge.manifest import load_manifest
 from alexnet_edge.model import load_checkpoint
 from alexnet_edge.quantize.choose import Choice
@@ -40,9 +40,7 @@ from alexnet_edge.similarity import centred_logits
 from tests import foreign
 from tests.conftest import DIGITS_SPEC
 from tests.engine.conftest import calibrate_digits
-
-RTX = availability("tensorrt-rtx")
-needs_rtx = pytest.mark.skipif(not RTX.builds, reason=f"tensorrt-rtx: {RTX.reason}")
+from tests.needs import needs_blocks, needs_rtx
 
 ONNXRUNTIME = [pytest.param("onnxruntime", p, id=f"onnxruntime-{p}") for p in ("fp32", "int8")]
 TENSORRT_RTX = [
@@ -194,7 +192,7 @@ def test_weight_bits_are_recorded_and_kept(tiny_onnx, table, tmp_path, bits):
     assert {int(np.abs(weight.astype(int)).max()) for weight in weights} == {2 ** (bits - 1) - 1}
 
 
-@pytest.mark.skipif(not (is_x86() and has_vnni()), reason="needs an x86 with VNNI")
+@needs_blocks
 @pytest.mark.parametrize(
     ("optimize", "linear", "block"),
     [("latency", "MatMulNBits", 128), ("throughput", "QGemm", None)],

@@ -16,29 +16,22 @@ from alexnet_edge.engine.plan import plan_build
 from alexnet_edge.engine.precision import Given
 from alexnet_edge.engine.profile import load_profile
 from alexnet_edge.engine.vendor import TensorRTOptions
-from alexnet_edge.engine.versions import parse_version
 from alexnet_edge.errors import BuildError, DatasetError, GraphError
 from alexnet_edge.export import ExportSettings, export_onnx
-from alexnet_edge.machine import package_versions
 from alexnet_edge.manifest import load_manifest
 from alexnet_edge.model import load_checkpoint
-from alexnet_edge.quantize.int4 import INT2_ONNXRUNTIME, Int4Settings
+from alexnet_edge.quantize.int4 import Int4Settings
 from alexnet_edge.quantize.int4_choice import Int4Images
-from alexnet_edge.runtimes.loader import availability, open_engine
+from alexnet_edge.runtimes.loader import open_engine
 from alexnet_edge.similarity import centred_logits
 from tests.conftest import DIGITS_SPEC
 from tests.engine.standins import ORIN, StandIn
-
-RTX = availability("tensorrt-rtx")
-needs_rtx = pytest.mark.skipif(not RTX.builds, reason=f"tensorrt-rtx: {RTX.reason}")
+from tests.needs import HAS_INT2, needs_int2, needs_rtx
 
 CONVS = [f"features.{n}" for n in (0, 3, 6, 8, 10)]
 FCS = [f"classifier.{n}" for n in (1, 4, 6)]
 INT4 = Int4Settings(rounding="nearest")
 INT2 = Int4Settings(rounding="nearest", two_bit=("classifier.1",))
-
-HAS_INT2 = parse_version(package_versions().get("onnxruntime", "0"))[:2] >= INT2_ONNXRUNTIME
-needs_int2 = pytest.mark.skipif(not HAS_INT2, reason="this onnxruntime has no kernel of 2 bits")
 
 
 def names(folder):

@@ -35,11 +35,8 @@ from alexnet_edge.model import Architecture, Checkpoint, build_module
 from alexnet_edge.preprocess import PreprocessSpec
 from alexnet_edge.quantize.layers import float_tensors, prepare, weighted_layers
 from alexnet_edge.quantize.trt_cache import CalibrationCache, read_cache
-from alexnet_edge.runtimes.loader import availability
 from tests.engine.standins import ORIN, PLAN, VERSIONS, StandIn
-
-RTX = availability("tensorrt-rtx")
-needs_rtx = pytest.mark.skipif(not RTX.builds, reason=f"tensorrt-rtx: {RTX.reason}")
+from tests.needs import needs_rtx
 
 WEAK, STRONG = ("8.5.2.2", "8.6.1.6", "10.3.0.26"), ("10.13.0.35", "11.0.0.1")
 PRECISIONS = {

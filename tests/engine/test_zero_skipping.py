@@ -18,7 +18,6 @@ from alexnet_edge.engine.plan import plan_build
 from alexnet_edge.engine.precision import Given
 from alexnet_edge.engine.zero_skipping import skip_zeros
 from alexnet_edge.errors import StaleArtifactError
-from alexnet_edge.machine import has_vnni, is_x86
 from alexnet_edge.manifest import load_manifest
 from alexnet_edge.parity.layers import LayerProbe, LayerTally
 from alexnet_edge.parity.qdq import rebuild_qdq
@@ -31,12 +30,9 @@ from alexnet_edge.runtimes.loader import open_engine
 from alexnet_edge.runtimes.ort import create_session, session_options
 from alexnet_edge.similarity import centred_logits
 from tests.conftest import DIGITS_SPEC
+from tests.needs import needs_blocks
 
 INPUTS, OUTPUTS = 400, 48
-
-needs_blocks = pytest.mark.skipif(
-    not (is_x86() and has_vnni()), reason="weights are in blocks on an x86 with VNNI only"
-)
 
 
 def layer(kind, *, zero_point=0, dtype=np.uint8):
@@ -83,9 +79,9 @@ def layer(kind, *, zero_point=0, dtype=np.uint8):
     return proto, (weight, bias, scales, step)
 
 
-def rewrite(proto, names=("fc",), threads=2):
+def rewrite(proto, names=("fc",), threads=2, hot=()):
     model = ir.from_proto(proto)
-    done = skip_zeros(model, names, threads)
+    done = skip_zeros(model, dict.fromkeys(names, hot), threads)
     changed = ir.to_proto(model)
     onnx.checker.check_model(changed)
     return changed, done
@@ -113,10 +109,10 @@ def show_sums(proto):
     return proto
 
 
-def values(batch, share):
+def values(batch, share, most=255):
     """Return floats that are whole steps, of which this share is not 0."""
     rng = np.random.default_rng(1)
-    steps = rng.integers(1, 256, (batch, INPUTS)) * (rng.random((batch, INPUTS)) < share)
+    steps = rng.integers(1, most + 1, (batch, INPUTS)) * (rng.random((batch, INPUTS)) < share)
     return (steps * np.float32(0.05)).astype(np.float32), steps
 
 
@@ -156,6 +152,60 @@ def test_weights_are_gathered_for_one_image_with_few_values(case, ran):
     }
     assert kinds["then_branch"].count("Gather") == 2
     assert "Gather" not in kinds["else_branch"]
+
+
+HOT = [tuple(range(128)), tuple(range(3, 300, 2)), tuple(range(INPUTS - 256, INPUTS))]
+
+
+@needs_blocks
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("hot", HOT, ids=["a block", "one and a part", "the last"])
+@pytest.mark.parametrize("kind", ["gemm, transB", "matmul"])
+def test_hot_inputs_are_multiplied_beside_those_that_are_gathered(kind, hot, case, threads):
+    proto, (weight, bias, scales, step) = layer(kind)
+    changed, done = rewrite(proto, threads=threads, hot=hot)
+    assert done == ("fc",)
+    x, steps = values(*CASES[case], most=255 if case == "dense" else 254)
+    hot_part = np.zeros_like(steps)
+    hot_part[:, hot] = steps[:, hot]
+    cold_sums = (steps - hot_part) @ weight.astype(np.int64) + bias
+    found = run(changed, x)
+    rounded = found / (step * scales) - cold_sums
+    wanted = hot_part @ weight.astype(np.int64)
+    worst = np.abs(rounded - wanted).max()
+    if case == "dense":  # there are blocks with 255 or without 0: half a step for each input
+        assert worst <= 0.5 * np.abs(weight[list(hot)].astype(int)).sum(axis=0).max()
+    else:
+        assert worst <= 4, "but for the rounding of floats: sums are millions"
+
+
+@needs_blocks
+def test_hot_and_cold_weights_are_each_stored_once():
+    proto, (weight, *_) = layer("gemm")
+    hot = tuple(range(256))
+    changed, _ = rewrite(proto, hot=hot)
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in changed.graph.initializer}
+    (cold,) = (array for array in stored.values() if array.dtype == np.int8 and array.ndim == 2)
+    np.testing.assert_array_equal(cold, weight[256:])
+    (packed,) = (array for array in stored.values() if array.dtype == np.uint8 and array.ndim == 3)
+    np.testing.assert_array_equal(packed.reshape(OUTPUTS, -1).astype(int) - 128, weight[:256].T)
+    (product,) = (node for node in changed.graph.node if node.op_type == "MatMulNBits")
+    assert product.name == "fc.hot.product"
+
+
+@needs_blocks
+@pytest.mark.parametrize(("count", "few"), [(1, True), (53, True), (54, False)])
+def test_three_eighths_of_the_cold_inputs_are_not_few(count, few):
+    hot = tuple(range(256))
+    changed, _ = rewrite(layer("gemm")[0], hot=hot)
+    (chosen,) = (node for node in changed.graph.node if node.op_type == "If")
+    x = np.zeros((1, INPUTS), np.float32)
+    x[0, : 256 + count] = 1
+    changed.graph.output.append(
+        helper.make_tensor_value_info(chosen.input[0], TensorProto.BOOL, [])
+    )
+    assert run(changed, x, outputs=[chosen.input[0]]) == few
 
 
 @pytest.mark.parametrize("count", range(1, 8))
@@ -213,7 +263,7 @@ def test_other_layers_are_left_alone(kind, options, names):
 
 def test_a_float_layer_is_left_alone(tiny_onnx):
     model = ir.from_proto(onnx.load(tiny_onnx))
-    assert skip_zeros(model, ("classifier.1",), 2) == ()
+    assert skip_zeros(model, {"classifier.1": ()}, 2) == ()
     assert "If" not in {node.op_type for node in model.graph}
 
 
@@ -223,14 +273,21 @@ FIRST = "classifier.1"
 @pytest.fixture
 def one_is_worth_it(monkeypatch):
     """The tiny network's layers are small; here the first fully connected one is large enough."""
-    monkeypatch.setattr(zeros, "BREAK_EVEN", 1.0)
+    monkeypatch.setattr(zeros, "GATHER_COST", 1.0)  # so that none of its inputs is hot
     monkeypatch.setattr(zeros, "WORTH_BYTES", 270_000)  # more than the others have
 
 
 @pytest.fixture
 def all_are_worth_it(monkeypatch):
     """Every byte that is saved is."""
-    monkeypatch.setattr(zeros, "BREAK_EVEN", 1.0)
+    monkeypatch.setattr(zeros, "GATHER_COST", 1.0)
+    monkeypatch.setattr(zeros, "WORTH_BYTES", 1)
+
+
+@pytest.fixture
+def some_are_hot(monkeypatch):
+    """Gathering costs so much that inputs which are not 0 in a fifth of the images are hot."""
+    monkeypatch.setattr(zeros, "GATHER_COST", 5.0)
     monkeypatch.setattr(zeros, "WORTH_BYTES", 1)
 
 
@@ -277,7 +334,7 @@ def test_an_engine_skips_no_zeros_where_it_is_not(tiny_onnx, tiny_table, tmp_pat
 
 
 @needs_blocks
-@pytest.mark.parametrize("which", ["one_is_worth_it", "all_are_worth_it"])
+@pytest.mark.parametrize("which", ["one_is_worth_it", "all_are_worth_it", "some_are_hot"])
 def test_an_engine_answers_as_the_graph_that_is_made_again(
     tiny_onnx, tiny_table, tmp_path, which, request
 ):
@@ -314,6 +371,21 @@ def test_a_floor_counts_the_layer_once(tiny_onnx, tiny_table, tmp_path, one_is_w
     (timed,) = (one for one in times if one.name == FIRST)
     assert (timed.op, timed.mean_us > 0) == ("If", True)
     assert not [one for one in times if one.op in {"Gather", "MatMulInteger"}], "are within the If"
+
+
+@needs_blocks
+def test_a_floor_counts_hot_inputs_with_their_layer(tiny_onnx, tiny_table, tmp_path, some_are_hot):
+    engine, manifest = build(tiny_onnx, tiny_table, tmp_path / "engine.onnx")
+    hot = [node for node in onnx.load(engine).graph.node if node.name == f"{FIRST}.hot.product"]
+    assert len(hot) == 1, "the network has inputs that are seldom 0"
+    with open_engine(engine) as opened:
+        work = read_work(opened.info)
+    assert [layer.name for layer in work.layers] == [layer.name for layer in manifest.layers]
+    (layer,) = (layer for layer in work.layers if layer.name == FIRST)
+    assert (layer.precision, layer.macs) == ("int8", 512 * 1152)
+    (inputs,) = (attribute.i for attribute in hot[0].attribute if attribute.name == "K")
+    scales = 4 * 512 * (1 + -(-inputs // 128))
+    assert layer.weight_bytes == 512 * 1152 + scales + 4 * 512, "weights, scales and biases"
 
 
 @needs_blocks

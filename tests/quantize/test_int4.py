@@ -12,26 +12,22 @@ import onnxruntime
 import pytest
 from hypothesis import strategies
 
-from alexnet_edge.engine.versions import parse_version
 from alexnet_edge.errors import BuildError
 from alexnet_edge.graph import constant
 from alexnet_edge.quantize.gptq import Grid, round_nearest
 from alexnet_edge.quantize.int4 import (
-    INT2_ONNXRUNTIME,
     Int4Settings,
     as_onnx_int4,
     bits_of,
     pack_bits,
     scale_search,
 )
+from tests.needs import HAS_INT2
 
 FOUR, TWO = Grid(-8, 7, 64), Grid(-2, 1, 64)
 EITHER = pytest.mark.parametrize("grid", [FOUR, TWO], ids=["4 bits", "2 bits"])
 SIGNED = pytest.mark.parametrize("signed", [False, True])
 EVERY = pytest.mark.parametrize("rounding", ["nearest", "mse"])
-
-
-HAS_INT2 = parse_version(onnxruntime.__version__)[:2] >= INT2_ONNXRUNTIME
 
 
 def weights_of(rows: int, columns: int) -> np.ndarray:

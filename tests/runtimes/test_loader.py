@@ -24,9 +24,9 @@ from alexnet_edge.runtimes import loader, trt
 from alexnet_edge.runtimes.base import RuntimeOptions
 from alexnet_edge.runtimes.loader import availability, open_engine
 from alexnet_edge.runtimes.trt import cuda_device_count
+from tests.needs import RTX, needs_rtx
 from tests.runtimes.standins import Gpu, Vendor
 
-RTX = availability("tensorrt-rtx")
 HAS_CUDA_PROVIDER = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
@@ -147,7 +147,7 @@ def test_8_bit_weights_are_refused_where_sums_saturate(
     assert "7-bit" in refused.value.hint
 
 
-@pytest.mark.skipif(not RTX.builds, reason=f"tensorrt-rtx: {RTX.reason}")
+@needs_rtx
 @pytest.mark.skipif(RTX.runs, reason="a GPU is here")
 def test_engine_for_a_gpu_is_refused_without_one(tiny_onnx, tmp_path):
     out = tmp_path / "engine"

@@ -6,21 +6,9 @@ import copy
 
 import pytest
 
-from alexnet_edge.compare import Bounds, compare_files, describe_run
+from alexnet_edge.compare import Bounds, describe_run
 from alexnet_edge.errors import InputError
 from tests.results_files import samples
-
-
-@pytest.fixture
-def compare(tmp_path):
-    """Compare two JSON values."""
-
-    def compare_values(first, second, bounds=None, **options):
-        paths = [samples.write(tmp_path / f"{name}.json", value)
-                 for name, value in (("a", first), ("b", second))]  # fmt: skip
-        return compare_files(*paths, bounds, **options)
-
-    return compare_values
 
 
 def changes_of(result, pair=0):
@@ -154,7 +142,8 @@ def unlike(**changes):
         ({"scenario": {"loop": "open"}}, "scenario loop: closed, open"),
         ({"batch": 2}, "batch of"),
         ({"cache": "flushed"}, "warm, flushed"),
-        ({"input": "images"}, "synthetic, images"),
+        ({"input": "synthetic"}, "images, synthetic"),
+        ({"input_sha256": "e" * 64}, f"{'d' * 12}, {'e' * 12}"),
         ({"settings": {"provider": "CPUExecutionProvider", "threads": 2}}, "settings threads"),
         ({"settings": {"provider": "CUDAExecutionProvider", "threads": 4}}, "settings provider"),
         ({"settings": {"huge_page_bytes": 0}}, "batch 1: used, not used"),

@@ -31,6 +31,9 @@ BY = ("size", "latency")
 
 Progress = Callable[[str, int, int], None]
 
+_WARMUP_S = 0.5
+"""At least so long, or as long as is measured, where that is less."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ParetoSettings:
@@ -331,7 +334,12 @@ def _time(
         return dataclasses.replace(result, measured="accuracy alone: no timing was asked for")
     timed = bench(
         opened,
-        BenchSettings(duration_s=settings.duration_s, min_samples=20, sweep=settings.batches),
+        BenchSettings(
+            warmup_s=min(_WARMUP_S, settings.duration_s),
+            duration_s=settings.duration_s,
+            min_samples=20,
+            sweep=settings.batches,
+        ),
         images=images,
         on_progress=lambda at: on_progress("taking turns", int(at.done_s), int(at.total_s)),
     )

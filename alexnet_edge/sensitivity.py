@@ -138,6 +138,9 @@ class Sensitivity:
 
 Progress = Callable[[str, int, int], None]
 
+_WARMUP_S = 0.2
+"""At least so long, or as long as is measured, where that is less."""
+
 
 def measure_sensitivity(
     model: Path,
@@ -328,7 +331,10 @@ class _Costs:
         if not self._runs:
             return Cost(size)
         options = RuntimeOptions(threads=self._settings.threads)
-        timing = BenchSettings(warmup_s=0.2, duration_s=self._settings.duration_s, min_samples=20)
+        duration_s = self._settings.duration_s
+        timing = BenchSettings(
+            warmup_s=min(_WARMUP_S, duration_s), duration_s=duration_s, min_samples=20
+        )
         with open_engine(base, options) as first, open_engine(engine, options) as second:
             pair = [first] if base == engine else [first, second]
             measured = bench(pair, timing, images=self._images).engines

@@ -205,7 +205,8 @@ _ENVIRONMENT = {"cpu?": _text, "cores?": _count, "date?": _text, "gpus?": [_obje
 _BENCH_ROW = {
     "engine": _text, "runtime": _text, "precision": _text, "batch": _some,
     "latency_ms": _LATENCY, "throughput_ips": _positive, "samples": _some, "size_bytes": _amount,
-    "settings?": _object, "input?": _text, "throughput_ci95_ips?": _interval, "cache?": _text,
+    "settings?": _object, "input?": _text, "input_images?": _count, "input_sha256?": _text,
+    "depends_on_input?": _flag, "throughput_ci95_ips?": _interval, "cache?": _text,
     "slices?": _as_long("p50_ms", "mean_ms", "samples"),
     "histogram?": _as_long("edges_ms", "counts", more=1),
     "layers?": [{"name": _text, "op?": _text, "mean_us": _amount, "share": _share}],
@@ -240,7 +241,8 @@ _DAMAGE = {"logit_sqnr_db?": _number, "kl?": _number, "drop_pp?": _number, "agre
 _COST = {"size_bytes": _amount, "latency_ms?": _LATENCY, "ratio?": _positive}
 
 _SHAPES: dict[str, Shape] = {
-    BENCH: {"engines": [_BENCH_ROW], "environment?": _ENVIRONMENT, "scenario?": {"name?": _text},
+    BENCH: {"engines": [_BENCH_ROW], "environment?": _ENVIRONMENT,
+            "scenario?": {"name?": _text, "images_name?": _text},
             "valid?": _flag, "invalid_because?": [_text], "sensors?": _object},
     PARITY: {},  # one result or several: see below
     TABLE: {"model_sha256": _text, "tensors": _object, "images?": _object, "tool?": _object},

@@ -55,6 +55,20 @@ def test_runs_on_other_machines_are_not_set_against_each_other(page):
     assert "not in turns" in answer_of(page(here, same_machine)[0])
 
 
+def test_it_says_what_engines_were_fed(page):
+    base, row = pair()
+    scenario = samples.SCENARIO | {"images_name": "photos/<val>"}
+    html, markdown = page(samples.bench(base, row, scenario=scenario))
+    assert "Input: 32 images of photos/&lt;val&gt;." in html
+    assert "skips zeros" not in html
+    synthetic = {"input": "synthetic", "input_images": 0, "input_sha256": None}
+    base, row = base | synthetic, row | synthetic | {"depends_on_input": True}
+    html, markdown = page(samples.bench(base, row))
+    said = "Input: random values. alexnet.int8.onnx skips zeros, and takes another time on images."
+    assert said in html
+    assert "skips zeros" in markdown
+
+
 def test_a_run_that_is_not_valid_is_flagged_before_the_answer(page):
     base, row = pair(valid=False, invalid_because=["throttled at 12 s"])
     html, markdown = page(samples.bench(base, row, valid=False, invalid_because=["throttled"]))

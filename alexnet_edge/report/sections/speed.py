@@ -64,8 +64,25 @@ def _latency_table(sources: Sources, rows: Sequence[BenchRow]) -> Table:
         ("Engine", "Batch", "p50", "95 % interval", "p90", "p99", "Mean", "Images/s", "MB",
          "Samples", "Runs as", "Valid"),
         tuple(listing),
-        note + (f"Scenario: {scenario}." if scenario else ""),
+        note + (f"Scenario: {scenario}. " if scenario else "") + _tell_input(rows),
     )  # fmt: skip
+
+
+def _tell_input(rows: Sequence[BenchRow]) -> str:
+    """Return what engines were fed, and whose time depends on it."""
+    fed = sorted({
+        f"{row.raw['input_images']} images of {row.scenario.get('images_name') or 'a folder'}"
+        if row.raw.get("input_images") else "random values"
+        for row in rows if "input" in row.raw
+    })  # fmt: skip
+    if not fed:
+        return ""
+    names = sorted({
+        row.engine for row in rows
+        if row.raw.get("depends_on_input") and not row.raw.get("input_images")
+    })  # fmt: skip
+    warning = f" {', '.join(names)} skips zeros, and takes another time on images." if names else ""
+    return f"Input: {'; '.join(fed)}.{warning}"
 
 
 def _first_batch(rows: Sequence[BenchRow]) -> list[BenchRow]:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from measuring import COMMAND, DATA, ROOT, Process, conclude, link_listed, run_process
-from turns import Contender, Worker, find_floors, measure_turns, ratio_of, save_inputs
+from turns import FLOORS, Contender, Worker, find_floors, measure_turns, ratio_of, save_inputs
 
 from alexnet_edge.dataset import open_images
 from alexnet_edge.machine import environment, usable_cores
@@ -37,8 +37,6 @@ QUANTIZERS = str(ROOT / "benchmarks/calibration_peers.py")
 OURS_FP32, EAGER = "alexnet-edge FP32", "PyTorch eager FP32"
 OURS, OURS_PIXELS = "alexnet-edge INT8", "alexnet-edge INT8, raw pixels"
 BATCHES = (1, 8)
-FLOORS = {"flushed": "weights from memory", "warm": "weights in the cache as far as they fit"}
-"""States of the caches that `bench` measures in, and what that means for the floor."""
 FLOOR_ROUNDS = 5
 VALIDATION = DATA / "signs/val"
 RESULTS = ROOT / "benchmarks/results/peers.json"
@@ -164,7 +162,7 @@ def render(result: dict[str, Any]) -> str:
 
 def measure_floors(folder: Path, found: Sequence[Contender]) -> dict[str, dict[str, float]]:
     ours = [one for one in found if one.name == OURS_PIXELS]
-    floors = find_floors(folder, ours, str(VALIDATION), caches=tuple(FLOORS), rounds=FLOOR_ROUNDS)
+    floors = find_floors(folder, ours, str(VALIDATION), rounds=FLOOR_ROUNDS)
     return floors[OURS_PIXELS]
 
 

@@ -26,6 +26,8 @@ from alexnet_edge.graph import read_graph
 
 WORKER = Path(__file__).with_name("turns_worker.py")
 PAUSE_S = 0.3
+FLOORS = {"flushed": "weights from memory", "warm": "weights in the cache as far as they fit"}
+"""States of the caches that `bench` measures in, and what that means for the floor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +154,7 @@ def measure_turns(
 
 
 def find_floors(
-    folder: Path, found: Sequence[Contender], images: str, *, caches: Sequence[str], rounds: int
+    folder: Path, found: Sequence[Contender], images: str, *, rounds: int
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Return how near our engines come to the floor, by name and state of the caches.
 
@@ -163,12 +165,11 @@ def find_floors(
         folder: where the engines are.
         found: the engines.
         images: to feed them.
-        caches: states, as `bench --cache` names them.
         rounds: runs of each, of which the medians are taken.
     """
     report = folder / "floor.json"
     seen: dict[tuple[str, str], list[dict[str, float]]] = {
-        (one.name, cache): [] for one in found for cache in caches
+        (one.name, cache): [] for one in found for cache in FLOORS
     }
     paths = {one.name: one.path.name for one in found}
     for _ in range(rounds):

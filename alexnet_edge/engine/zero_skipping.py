@@ -149,6 +149,21 @@ def _dequantized(value: ir.Value | None) -> _Dequantized | None:
     return _Dequantized(integers, scale.const_value.numpy(), zero_point.const_value.numpy())
 
 
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What of an image's cold values is not 0.
+
+    Attributes:
+        flat: all values, (K,).
+        places: of those that are not 0.
+        count: how many these are, ().
+    """
+
+    flat: ir.Value
+    places: ir.Value
+    count: ir.Value
+
+
 class _Writer:
     """Puts an If in a layer's place, and what it needs in front of it."""
 
@@ -168,10 +183,10 @@ class _Writer:
     def write(self) -> None:
         layer = self._layer
         nodes, cold, warm = self._split()
-        looking, flat, found, few = self._look(cold)
+        looking, found, few = self._look(cold)
         product = self._node("MatMulInteger", [cold, self._weight], "all.product")
         branches = {
-            "then_branch": self._branch("few", self._multiply(flat, found), warm),
+            "then_branch": self._branch("few", self._multiply(found), warm),
             "else_branch": self._branch("all", [product], warm),
         }
         chosen = ir.node("If", [few], branches, name=layer.name)
@@ -203,8 +218,8 @@ class _Writer:
         cold = self._node("Gather", [integers, self._whole("cold", self._cold)], "cold", axis=1)
         return [hot, values, product, cold], cold.outputs[0], product.outputs[0]
 
-    def _look(self, cold: ir.Value) -> tuple[list[ir.Node], ir.Value, ir.Value, ir.Value]:
-        """Return nodes; all values, the places of those that are not 0, and whether few are."""
+    def _look(self, cold: ir.Value) -> tuple[list[ir.Node], _Found, ir.Value]:
+        """Return nodes; what is not 0, and whether that is little."""
         inputs = len(self._cold)
         none, one_axis = self._whole("none.found", 0), self._whole("flat.shape", [-1])
         most = self._whole("limit", inputs + int(_LIMIT * inputs))
@@ -218,12 +233,12 @@ class _Writer:
         below = self._node("Less", [*total.outputs, most], "below")
         few = self._node("And", [*some.outputs, *below.outputs], "few")
         nodes = [flat, places, found, count, some, size, total, below, few]
-        return nodes, flat.outputs[0], found.outputs[0], few.outputs[0]
+        return nodes, _Found(flat.outputs[0], found.outputs[0], count.outputs[0]), few.outputs[0]
 
-    def _multiply(self, flat: ir.Value, found: ir.Value) -> list[ir.Node]:
+    def _multiply(self, found: _Found) -> list[ir.Node]:
         """Return nodes that multiply the values that are not 0 by their weights, the sums last."""
         outputs = self._layer.weight.shape[1]
-        values = self._node("Gather", [flat, found], "values", axis=0)
+        values = self._node("Gather", [found.flat, found.places], "values", axis=0)
         filling, places, filled = self._fill_up(found, values.outputs[0])
         left_shape = self._whole("values.shape", [self._parts, 1, -1])
         left = self._node("Reshape", [filled, left_shape], "values.parts")
@@ -236,23 +251,20 @@ class _Writer:
         total = self._node("ReduceSum", operands, "few.total", keepdims=0)
         return [values, *filling, left, weights, right, product, total]
 
-    def _fill_up(
-        self, found: ir.Value, values: ir.Value
-    ) -> tuple[list[ir.Node], ir.Value, ir.Value]:
+    def _fill_up(self, found: _Found, values: ir.Value) -> tuple[list[ir.Node], ir.Value, ir.Value]:
         """Return nodes that make whole parts of what was found; its places and values then.
 
         Zeros are added; whatever weight they are multiplied by.
         """
         if self._parts == 1:
-            return [], found, values
+            return [], found.places, values
         none, parts = self._whole("none", [0]), self._whole("parts", [self._parts])
-        count = self._node("Shape", [found], "values.count")
-        less = self._node("Sub", [none, *count.outputs], "values.less")
+        less = self._node("Sub", [none, found.count], "values.less")
         missing = self._node("Mod", [*less.outputs, parts], "values.missing")
         widths = self._node("Concat", [none, *missing.outputs], "values.widths", axis=0)
-        places = self._node("Pad", [found, *widths.outputs], "places.filled")
+        places = self._node("Pad", [found.places, *widths.outputs], "places.filled")
         filled = self._node("Pad", [values, *widths.outputs], "values.filled")
-        nodes = [count, less, missing, widths, places, filled]
+        nodes = [less, missing, widths, places, filled]
         return nodes, places.outputs[0], filled.outputs[0]
 
     def _branch(self, name: str, nodes: list[ir.Node], warm: ir.Value | None) -> ir.Graph:

@@ -14,6 +14,8 @@ from PIL import Image
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 """Suffix to FFmpeg's name of the container."""
 
+_IN_BOXES = ("mp4", "mov")
+
 _TIME_BASE = Fraction(1, 60_000)  # MPEG-4 has 16 bits for it
 _KEY_FRAME_EVERY_S = 2.0
 _ENCODER_THREADS = 2  # the other cores are the loop's
@@ -80,7 +82,11 @@ class Segments:
         if self._segment is not None:
             self._segment.abandon()
             self._segment = None
-        if self.paths and not _holds_a_picture(self.paths[-1]):
+        if not self.paths:
+            return
+        if FORMATS[self.paths[-1].suffix.lower()] in _IN_BOXES:
+            _cut_off_broken_box(self.paths[-1])
+        if not _holds_a_picture(self.paths[-1]):
             self.paths.pop().unlink(missing_ok=True)
 
 
@@ -155,6 +161,27 @@ def _claim(path: Path) -> Path:
             continue
         return candidate
     raise AssertionError("unreachable")
+
+
+def _cut_off_broken_box(path: Path) -> None:
+    """Cut a file off where a full disk ended it within the description of a fragment.
+
+    FFmpeg refuses it otherwise, with all fragments before. Pictures that are cut short do no harm.
+    The file is a row of boxes, each beginning with its size and kind (ISO/IEC 14496-12, 4.2).
+    """
+    size, at = path.stat().st_size, 0
+    with path.open("r+b") as file:
+        while at < size:
+            file.seek(at)
+            head = file.read(16)
+            length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+            if length == 1:
+                length = int.from_bytes(head[8:], "big")
+            if length < 8 or at + length > size:
+                break
+            at += length
+        if at < size and kind != b"mdat":
+            file.truncate(at)
 
 
 def _holds_a_picture(path: Path) -> bool:

@@ -182,6 +182,53 @@ def test_a_full_disk_is_an_os_error_and_what_was_written_plays(tmp_path, suffix)
     assert numbers[:20] == list(range(20))
 
 
+FIXED_SCRIPT = """
+import resource, sys
+from pathlib import Path
+from PIL import Image
+from alexnet_edge.camera.sinks.segment import Segments, choose_codec
+
+path, limit = Path(sys.argv[1]), int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+segments = Segments(path, 10, choose_codec())
+image = Image.linear_gradient("L").convert("RGB")
+try:
+    for index in range(1000):
+        segments.add(image.rotate(index), index / 10)
+except OSError:
+    segments.abandon()
+    print(len(segments.paths))
+"""
+
+
+def boxes_of(data):
+    """Return where each top-level box of an MP4 begins, its size and its kind."""
+    at, found = 0, []
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        found.append((at, size, data[at + 4 : at + 8]))
+        at += size
+    return found
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_a_disk_that_is_full_within_a_fragments_description_keeps_those_before(tmp_path, suffix):
+    def record(path, limit):
+        command = [sys.executable, "-c", FIXED_SCRIPT, str(path), str(limit)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout.strip()
+
+    longer = tmp_path / f"longer{suffix}"
+    assert record(longer, 200_000) == "1"
+    moofs = [(at, size) for at, size, kind in boxes_of(longer.read_bytes()) if kind == b"moof"]
+    assert len(moofs) >= 2
+    at, size = moofs[1]
+    for within in (4, 12, size // 2, size - 1):
+        path = tmp_path / f"{within}{suffix}"
+        assert record(path, at + within) == "1"
+        assert len(list(read(path))) >= 40, f"cut {within} bytes within the second description"
+
+
 def test_a_disk_that_was_full_before_leaves_no_file(tmp_path):
     where, number, files = run_on_disk(tmp_path / "out.mp4", 10, 400)
     assert (where, int(number), files) == ("write", errno.EFBIG, "0")

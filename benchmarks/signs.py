@@ -4,24 +4,24 @@
     python benchmarks/signs.py --keep-training # with the checkpoint of the last run
 
 Every step is a command of alexnet-edge in its own process. The photos are `signs/{train,val}` under
-ALEXNET_EDGE_DATA (default ../shared/data). Results go to benchmarks/results/signs.json; the last
-lines compare them with the targets, and the exit code is 1 if one is missed.
+ALEXNET_EDGE_DATA (default ../shared/data). Results go to benchmarks/results/signs.json and the
+README's table; the last lines compare them with the targets, and the exit code is 1 if one is
+missed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-DATA = Path(os.environ.get("ALEXNET_EDGE_DATA", ROOT.parent / "shared/data")) / "signs"
-RESULTS = ROOT / "benchmarks/results/signs.json"
+from measuring import DATA, ROOT, conclude
+
+SIGNS = DATA / "signs"
 PARITY_PASSES = (0, 3)
 
 
@@ -38,13 +38,13 @@ def run(workdir: Path, *arguments: str, allowed: tuple[int, ...] = (0,)) -> tupl
 
 
 def measure(workdir: Path, *, keep_training: bool) -> dict[str, Any]:
-    train, val = str(DATA / "train"), str(DATA / "val")
+    train, val = str(SIGNS / "train"), str(SIGNS / "val")
     seconds: dict[str, float] = {}
     kept = workdir / "train.json"
     if keep_training and kept.exists() and (workdir / "alexnet.pt").exists():
         training = json.loads(kept.read_text())
     else:
-        training, seconds["train"] = run(workdir, "train", "--data", str(DATA))
+        training, seconds["train"] = run(workdir, "train", "--data", str(SIGNS))
         kept.write_text(json.dumps(training))
     exported, seconds["export"] = run(workdir, "export")
     table, seconds["calibrate"] = run(
@@ -110,28 +110,47 @@ def judge(result: dict[str, Any]) -> list[tuple[str, str, bool]]:
     ]  # fmt: skip
 
 
+def render(result: dict[str, Any]) -> str:
+    """Return the README's table."""
+    parity, where = result["parity"], result["environment"]
+    fp32, int8 = result["bench"]
+    lines = ["| engine | size | p50 (95 % interval) | images/s | top-1 of "
+             f"{parity['images']} |", "|---|---|---|---|---|"]  # fmt: skip
+    for row, side in ((fp32, "reference"), (int8, "engine")):
+        low, high = row["latency_ms"]["ci95_p50"]
+        lines.append(
+            f"| {row['precision'].upper()} | {row['size_bytes'] / 1e6:.1f} MB "
+            f"| {row['latency_ms']['p50']:.2f} ms ({low:.2f}–{high:.2f}) "
+            f"| {row['throughput_ips']:.1f} | {parity[side]['top1']:.2%} |"
+        )
+    low, high = parity["drop_ci95_pp"]
+    lines += [
+        "",
+        f"INT8 is {fp32['latency_ms']['p50'] / int8['latency_ms']['p50']:.2f}× faster and "
+        f"{fp32['size_bytes'] / int8['size_bytes']:.2f}× smaller; it agrees with FP32 on "
+        f"{parity['agreement']:.2%} of the images, the drop is {parity['drop_pp']:+.2f} pp "
+        f"({low:+.2f} to {high:+.2f}), verdict `{parity['verdict']}` at "
+        f"{parity['margin_pp']:g} pp. {where['cpu']}, {where['cores']} cores, batch 1 on "
+        f"{int8['input_images']} images in turn, ONNX Runtime "
+        f"{where['packages']['onnxruntime']}; {where['date'][:10]}.",
+    ]
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, default=ROOT / "build/signs")
     parser.add_argument("--keep-training", action="store_true")
     options = parser.parse_args()
-    if not DATA.is_dir():
-        sys.exit(f"{DATA}: no such folder; set ALEXNET_EDGE_DATA to the folder that holds signs/")
+    if not SIGNS.is_dir():
+        sys.exit(f"{SIGNS}: no such folder; set ALEXNET_EDGE_DATA to the folder that holds signs/")
     options.workdir.mkdir(parents=True, exist_ok=True)
     workdir = options.workdir.resolve()
     result = measure(workdir, keep_training=options.keep_training)
-    targets = judge(result)
-    result["targets"] = [
-        {"target": target, "seen": seen, "reached": reached} for target, seen, reached in targets
-    ]
     # Where the data and the working folder are is no part of a result.
-    text = json.dumps(result, indent=2).replace(str(DATA), "signs").replace(f"{workdir}/", "")
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(text + "\n")
-    for target, seen, reached in targets:
-        print(f"{'reached' if reached else 'MISSED '}  {target}: {seen}")
-    print(json.dumps({"reached": sum(t[2] for t in targets), "of": len(targets)}))
-    sys.exit(0 if all(reached for *_, reached in targets) else 1)
+    text = json.dumps(result).replace(str(SIGNS), "signs").replace(f"{workdir}/", "")
+    result = json.loads(text)
+    conclude("signs", result, judge(result), render(result))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+BENCHMARKS = ["signs", "calibration", "peers", "below_int8", "camera"]
 
 
 def load_script(name, monkeypatch):
@@ -27,13 +28,13 @@ def results(name):
     return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", ["calibration", "peers", "below_int8", "camera"])
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_the_readmes_table_is_rendered_from_the_results(name, monkeypatch):
     script = load_script(name, monkeypatch)
     assert section(name) == script.render(results(name)).rstrip()
 
 
-@pytest.mark.parametrize("name", ["calibration", "peers", "below_int8", "camera"])
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_the_verdicts_beside_the_results_are_those_of_the_figures(name, monkeypatch):
     script = load_script(name, monkeypatch)
     found = results(name)

@@ -302,10 +302,11 @@ def require_readable(images: ImageSet, skipped: Sequence[SkippedImage], *, max_b
     if len(skipped) <= max_bad * len(images) and len(skipped) < len(images):
         return
     first = "; ".join(f"{item.reason}" for item in skipped[:3])
+    bound = f", more than {max_bad:.1%}" if max_bad < 1 else ""
     raise DatasetError(
         f"{images.name}: {len(skipped)} of {len(images)} files so far could not be read as "
-        f"images, more than {max_bad:.1%} ({first})",
-        hint="mend or remove them" + (", or allow more with --max-bad" if max_bad < 1 else ""),
+        f"images{bound} ({first})",
+        hint="mend or remove them" + (", or allow more with --max-bad" if bound else ""),
     )
 
 

@@ -194,7 +194,8 @@ def _describe_input(result: BenchResult) -> str:
     """Return what engines were fed, and of which that tells little."""
     row = result.engines[0]
     if row.input_images:
-        said = f"{row.input_images} images of {result.scenario['images_name']}"
+        count = "1 image" if row.input_images == 1 else f"{row.input_images} images"
+        said = f"{count} of {result.scenario['images_name']}"
         skipped = ", ".join(row.input_skipped)
         return f"{said}, without {skipped}, which cannot be read" if skipped else said
     skipping = {Path(row.engine).name for row in result.engines if row.depends_on_input}

@@ -104,6 +104,16 @@ def load_manifest(engine: Path) -> Manifest:
     return manifest
 
 
+def find_manifest(engine: Path) -> Manifest | None:
+    """Return the manifest beside a file, unverified; None where there is none.
+
+    Raises:
+        InputError: it is malformed.
+    """
+    path = manifest_path(engine)
+    return read_manifest(path) if path.exists() else None
+
+
 def read_manifest(path: Path) -> Manifest:
     """Read a manifest's file.
 

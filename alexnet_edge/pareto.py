@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet_edge.bench import BenchSettings, bench
+from alexnet_edge.bench import BenchSettings, Inputs, bench
 from alexnet_edge.dataset import ImageSet
 from alexnet_edge.engine.build import BuildSettings, build_engine, default_out
 from alexnet_edge.errors import AlexnetEdgeError, BuildError, InputError
@@ -340,7 +340,7 @@ def _time(
             min_samples=20,
             sweep=settings.batches,
         ),
-        images=images,
+        inputs=Inputs(images),
         on_progress=lambda at: on_progress("taking turns", int(at.done_s), int(at.total_s)),
     )
     latencies: dict[str, dict[str, float]] = {}

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from alexnet_edge.bench import BenchSettings, Latency, bench
+from alexnet_edge.bench import BenchSettings, Inputs, Latency, bench
 from alexnet_edge.dataset import ImageReader, ImageSet
 from alexnet_edge.engine.build import BuildSettings, build_engine, default_out
 from alexnet_edge.errors import InputError
@@ -289,7 +289,8 @@ class _Costs:
         *,
         on_progress: Progress,
     ) -> None:
-        self._model, self._table, self._choice, self._images = model, table, choice, images
+        self._model, self._table, self._choice = model, table, choice
+        self._inputs = Inputs(images)
         self._settings = settings
         self._report = on_progress
         found = availability(settings.build.runtime)
@@ -337,6 +338,6 @@ class _Costs:
         )
         with open_engine(base, options) as first, open_engine(engine, options) as second:
             pair = [first] if base == engine else [first, second]
-            measured = bench(pair, timing, images=self._images).engines
+            measured = bench(pair, timing, inputs=self._inputs).engines
         latency = measured[-1].latency_ms
         return Cost(size, latency, latency.p50 / measured[0].latency_ms.p50)

@@ -32,7 +32,6 @@ from typing import Any
 
 import numpy as np
 from measuring import COMMAND, DATA, LIST, ROOT, conclude, run_process
-from PIL import Image
 
 from alexnet_edge.camera.loop import CameraLoop, LoopOptions, LoopResult
 from alexnet_edge.camera.sinks import JsonLines
@@ -120,8 +119,7 @@ def prepare_scenes(engine: Runtime) -> Iterator[np.ndarray]:
     """
     spec = engine.info.preprocess
     assert spec is not None
-    frames = [Image.fromarray(make_scene(index, WIDTH, HEIGHT)) for index in range(FRAMES)]
-    crops = [spec.crop_center(spec.resize_shorter(frame)) for frame in frames]
+    crops = [spec.from_rgb(make_scene(index, WIDTH, HEIGHT)) for index in range(FRAMES)]
     return itertools.cycle([spec.to_input([crop]) for crop in crops])
 
 

@@ -10,7 +10,7 @@ verified in every run. A run that cannot be relied on says so, and why.
     print(result.engines[0].latency_ms.p50, result.valid)
 """
 
-from alexnet_edge.bench.inputs import MOST_IMAGES, synthetic_input
+from alexnet_edge.bench.inputs import Inputs, synthetic_input
 from alexnet_edge.bench.results import (
     BenchProgress,
     BenchResult,
@@ -30,7 +30,6 @@ from alexnet_edge.statistics import median_interval
 
 __all__ = [
     "METRICS",
-    "MOST_IMAGES",
     "BenchProgress",
     "BenchResult",
     "BenchSettings",
@@ -38,6 +37,7 @@ __all__ = [
     "EngineBench",
     "Floor",
     "Histogram",
+    "Inputs",
     "Latency",
     "LayerShare",
     "Scenario",

@@ -95,8 +95,8 @@ def make_contender(
     scenario, spec = settings.scenario, engine.info.input
     if scenario.name == MULTI_STREAM and size is None:
         size = spec.batch or scenario.images_per_query
-    most = _OFFLINE_BATCHES if scenario.name == OFFLINE and not inputs.are_images else None
-    batches = inputs.make(engine.info, size, most=most)
+    of_random = _OFFLINE_BATCHES if scenario.name == OFFLINE else 1
+    batches = inputs.make(engine.info, size, of_random=of_random)
     engine.check(batches[0])
     images = len(batches[0])
     if scenario.name == MULTI_STREAM:

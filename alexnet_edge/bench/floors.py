@@ -18,7 +18,7 @@ from alexnet_edge.bench.work import LayerWork, read_work
 from alexnet_edge.engine.profile import load_profile
 from alexnet_edge.errors import AlexnetEdgeError, InputError
 from alexnet_edge.machine import usable_cores
-from alexnet_edge.manifest import manifest_path, read_manifest
+from alexnet_edge.manifest import find_manifest
 
 _BEYOND_CACHES = 8
 """So many times the last-level cache is read from memory alone."""
@@ -138,8 +138,6 @@ def _find_limits(
 
 def _built_for(contender: Contender) -> str | None:
     """Return the profile that an engine was built for."""
-    path = manifest_path(contender.engine.info.path)
-    if not path.exists():
-        return None
-    profile = read_manifest(path).options.get("profile")
+    manifest = find_manifest(contender.engine.info.path)
+    profile = manifest.options.get("profile") if manifest else None
     return str(profile) if profile else None

@@ -12,9 +12,9 @@ import math
 import numpy as np
 
 from alexnet_edge.artifacts import sha256_json
-from alexnet_edge.dataset import ImageReader, ImageSet, drop_unreadable
+from alexnet_edge.dataset import ImageReader, ImageSet
 from alexnet_edge.errors import InputError
-from alexnet_edge.manifest import manifest_path, read_manifest
+from alexnet_edge.manifest import find_manifest
 from alexnet_edge.preprocess import AnyArray, PreprocessSpec
 from alexnet_edge.results import TensorSpec
 from alexnet_edge.runtimes.base import EngineInfo
@@ -46,49 +46,35 @@ class InputSummary:
 
 
 class Inputs:
-    """Makes the batches of a run.
+    """Makes the batches of a run, or of several: images are read once for all of them.
 
     Args:
         images: at most `MOST_IMAGES` of them are taken, by chance; None for random values.
         seed: of the choice, and of random values.
 
     Attributes:
-        summary: what the batches are of.
-
-    Raises:
-        DatasetError: none of the images can be read.
+        summary: what the batches are of, as soon as some were made.
     """
 
-    def __init__(self, images: ImageSet | None, seed: int) -> None:
-        self._images: ImageSet | None = None
+    def __init__(self, images: ImageSet | None, seed: int = 0) -> None:
+        self._images = None if images is None else images.sample(MOST_IMAGES, seed=seed)
         self._seed = seed
         self._prepared: dict[PreprocessSpec, AnyArray] = {}
         self.summary = InputSummary(SYNTHETIC)
-        if images is not None:
-            chosen, skipped = drop_unreadable(images.sample(MOST_IMAGES, seed=seed), max_bad=1)
-            digest = sha256_json([item.sha256 for item in chosen.items])
-            names = tuple(item.name for item in skipped)
-            self.summary = InputSummary(IMAGES, len(chosen), digest, images.name, names)
-            self._images = chosen
 
-    @property
-    def are_images(self) -> bool:
-        """Whether they are images rather than random values."""
-        return self._images is not None
+    def make(self, info: EngineInfo, size: int | None, *, of_random: int = 1) -> list[AnyArray]:
+        """Return batches for an engine: as many as it takes for every image to come up.
 
-    def make(
-        self, info: EngineInfo, size: int | None, *, most: int | None = None
-    ) -> list[AnyArray]:
-        """Return batches for an engine: one or more, all different.
+        There are fewer where they would take too much memory.
 
         Args:
             info: of the engine.
             size: images in each; None for the engine's fixed batch size, or 1. Where there are
                 fewer images, they are repeated.
-            most: batches; None for as many as it takes for every image to come up.
+            of_random: batches of random values, at most.
 
         Raises:
-            DatasetError: images cannot be read.
+            DatasetError: none of the images can be read.
             InputError: the engine does not say how images are prepared.
         """
         spec = info.input
@@ -96,10 +82,10 @@ class Inputs:
         one = math.prod(count or 1 for count in spec.shape[1:]) * np.dtype(spec.dtype).itemsize
         fitting = max(1, _POOL_BYTES // (size * one))
         if self._images is None:
-            count = min(fitting, most or 1)
+            count = min(fitting, of_random)
             return [synthetic_input(spec, size, seed=self._seed + index) for index in range(count)]
         prepared = self._prepare(self._images, info)
-        count = min(fitting, most or math.ceil(len(prepared) / size))
+        count = min(fitting, math.ceil(len(prepared) / size))
         chosen = np.arange(count * size) % len(prepared)
         return list(prepared[chosen].reshape(count, size, *prepared.shape[1:]))
 
@@ -112,15 +98,20 @@ class Inputs:
                 hint="build it again with --resize, --crop, --mean and --std, or give no --images",
             )
         if spec not in self._prepared:
-            batches = [batch.tensor for batch in ImageReader(images, spec)]
-            self._prepared[spec] = np.concatenate(batches)
+            reader = ImageReader(images, spec, max_bad=1)
+            batches = list(reader)
+            self._prepared[spec] = np.concatenate([batch.tensor for batch in batches])
+            digest = sha256_json([item.sha256 for batch in batches for item in batch.items])
+            skipped = tuple(item.name for item in reader.skipped)
+            count = len(self._prepared[spec])
+            self.summary = InputSummary(IMAGES, count, digest, images.name, skipped)
         return self._prepared[spec]
 
 
 def depends_on_input(info: EngineInfo) -> bool:
     """Whether an engine's latency does: some of its layers skip the weights of zeros."""
-    path = manifest_path(info.path)
-    return path.exists() and bool(read_manifest(path).options.get("zero_skipping"))
+    manifest = find_manifest(info.path)
+    return manifest is not None and bool(manifest.options.get("zero_skipping"))
 
 
 def synthetic_input(spec: TensorSpec, batch: int | None, *, seed: int) -> AnyArray:

@@ -19,7 +19,6 @@ from alexnet_edge.bench.summary import summarize_engine
 from alexnet_edge.bench.turns import Turn, run_back_to_back, run_closed, run_server
 from alexnet_edge.bench.validity import judge_run
 from alexnet_edge.bench.warmup import warm_up
-from alexnet_edge.dataset import ImageSet
 from alexnet_edge.errors import AlexnetEdgeError
 from alexnet_edge.machine import environment
 from alexnet_edge.runtimes.base import Runtime
@@ -41,7 +40,7 @@ def bench(
     engines: Sequence[Runtime],
     settings: BenchSettings,
     *,
-    images: ImageSet | None = None,
+    inputs: Inputs | None = None,
     on_progress: Progress = lambda _: None,
 ) -> BenchResult:
     """Measure engines side by side.
@@ -49,7 +48,7 @@ def bench(
     Args:
         engines: opened.
         settings: what to measure, and for how long.
-        images: to feed them, at most `inputs.MOST_IMAGES`; None for random values.
+        inputs: to feed them; None for random values by the seed of the settings.
         on_progress: is told how far the run is.
 
     Raises:
@@ -63,7 +62,7 @@ def bench(
     if settings.target is not None:
         require_target(settings.target)
     with contextlib.ExitStack() as stack:
-        inputs = Inputs(images, settings.seed)
+        inputs = inputs or Inputs(None, settings.seed)
         rounds, flushing = _plan(engines, settings, inputs, stack)
         measured = [contender for together in rounds for contender in together]
         clock = _Clock(on_progress, settings.duration_s * len(measured))

@@ -13,7 +13,7 @@ from alexnet_edge.bench.results import EngineBench, Histogram, Latency, Slices
 from alexnet_edge.bench.settings import SERVER, BenchSettings
 from alexnet_edge.bench.turns import Turn
 from alexnet_edge.bench.validity import judge_engine, measure_utilization, measure_variation
-from alexnet_edge.manifest import manifest_path, read_manifest
+from alexnet_edge.manifest import find_manifest
 from alexnet_edge.runtimes.base import EngineInfo
 from alexnet_edge.statistics import median_interval, quantile_interval, ratio_interval
 
@@ -138,7 +138,5 @@ def _measure_energy(contender: Contender, queries: int, log: SensorLog) -> float
 
 def _engine_sha256(info: EngineInfo) -> str | None:
     """Return the hash of a file; opening an engine verified what its manifest says of it."""
-    path = manifest_path(info.path)
-    if path.exists():
-        return read_manifest(path).engine_sha256
-    return info.model_sha256 or None
+    manifest = find_manifest(info.path)
+    return manifest.engine_sha256 if manifest else info.model_sha256 or None

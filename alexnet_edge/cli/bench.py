@@ -152,16 +152,17 @@ def bench(
 def _measure(
     paths: Sequence[Path], options: RuntimeOptions, settings: BenchSettings, images: str | None
 ) -> BenchResult:
+    from alexnet_edge.bench import Inputs
     from alexnet_edge.bench import bench as run
     from alexnet_edge.dataset import open_images
     from alexnet_edge.runtimes.loader import open_engine
 
-    image_set = None if images is None else open_images(images)
+    inputs = Inputs(None if images is None else open_images(images), settings.seed)
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(open_engine(path, options)) for path in paths]
         with progress_bar("bench") as update:
             return run(
-                opened, settings, images=image_set,
+                opened, settings, inputs=inputs,
                 on_progress=lambda at: update(
                     at.done_s, at.total_s, f"{at.done_s:.0f} of {at.total_s:.0f} s, {at.stage}"
                 ),

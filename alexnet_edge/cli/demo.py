@@ -175,14 +175,14 @@ class _Demo:
 
     def bench(self, engines: list[Path]) -> BenchResult:
         """Measure the engines side by side."""
-        from alexnet_edge.bench import BenchSettings, bench
+        from alexnet_edge.bench import BenchSettings, Inputs, bench
         from alexnet_edge.dataset import open_images
         from alexnet_edge.runtimes.loader import open_engine
 
         with contextlib.ExitStack() as stack, progress_bar("measuring") as update:
             opened = [stack.enter_context(open_engine(path)) for path in engines]
             return bench(
-                opened, BenchSettings(), images=open_images("digits:val"),
+                opened, BenchSettings(), inputs=Inputs(open_images("digits:val")),
                 on_progress=lambda at: update(at.done_s, at.total_s, ""),
             )  # fmt: skip
 

@@ -290,6 +290,6 @@ class _Writer:
         return self._constant(name, np.array(value, np.int64))
 
     def _constant(self, name: str, array: AnyArray) -> ir.Value:
-        value = constant(f"{self._layer.name}.skipping.{name}", np.ascontiguousarray(array))
+        value = constant(f"{self._layer.name}.skipping.{name}", np.asarray(array, order="C"))
         self._graph.register_initializer(value)
         return value

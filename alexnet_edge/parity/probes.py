@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from alexnet_edge.errors import AlexnetEdgeError, GraphError
 from alexnet_edge.graph import load_bare, load_onnx, opset_of, weights_folder
-from alexnet_edge.manifest import Manifest, manifest_path, read_manifest
+from alexnet_edge.manifest import find_manifest, manifest_path
 from alexnet_edge.parity.layers import INPUT, OUTPUT, LayerProbe, LayerSqnr, LayerTally
 from alexnet_edge.parity.qdq import rebuild_qdq
 from alexnet_edge.parity.stages import ENGINE, FP32, QDQ
@@ -47,7 +47,7 @@ class Probes:
     def __init__(self, engine: EngineInfo, reference: EngineInfo, table: Path | None) -> None:
         self._engine, self._reference = engine, reference
         self.graph = reference.path if _is_graph(reference) else None
-        self.manifest = _find_manifest(engine)
+        self.manifest = find_manifest(engine.path)
         self.missing: dict[str, str] = {}
         self.names: list[str] = []
         self.qdq_answers: AnyArray | None = None
@@ -140,11 +140,6 @@ def _is_graph(info: EngineInfo) -> bool:
     """Whether a file is an FP32 ONNX graph as it was exported, not one that was optimized."""
     is_onnx = info.runtime == OnnxRuntime.name and info.precision == "fp32"
     return is_onnx and not manifest_path(info.path).exists()
-
-
-def _find_manifest(info: EngineInfo) -> Manifest | None:
-    path = manifest_path(info.path)
-    return read_manifest(path) if path.exists() else None
 
 
 def _explain_reference(info: EngineInfo) -> str:

@@ -72,7 +72,7 @@ def test_every_image_comes_up_whatever_the_batch(graph, digits, size):
 
 def test_large_batches_are_held_within_bounds(graph):
     info = dataclasses.replace(graph.info, input=TensorSpec("x", "float32", (None, 3, 227, 227)))
-    made = Inputs(None, seed=0).make(info, 64, most=8)
+    made = Inputs(None, seed=0).make(info, 64, of_random=8)
     assert len(made) == 1
 
 
@@ -81,21 +81,22 @@ def test_an_unreadable_image_is_left_out_and_named(graph, digits_folders, tmp_pa
         shutil.copy(path, tmp_path)
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
     inputs = Inputs(open_images(tmp_path), seed=0)
+    made = inputs.make(graph.info, 1)
     assert inputs.summary.skipped == ("broken.jpg",)
-    assert inputs.summary.images == len(inputs.make(graph.info, 1)) == 5
+    assert inputs.summary.images == len(made) == 5
 
 
-def test_images_of_which_none_can_be_read_are_refused(tmp_path):
+def test_images_of_which_none_can_be_read_are_refused(graph, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
     with pytest.raises(DatasetError, match="could not be read") as caught:
-        Inputs(open_images(tmp_path), seed=0)
+        Inputs(open_images(tmp_path), seed=0).make(graph.info, 1)
     assert "--max-bad" not in caught.value.hint
     assert "more than" not in caught.value.message
 
 
 def test_an_engine_that_says_nothing_of_images_is_refused(tmp_path, digits):
     with pytest.raises(InputError, match="does not say how images are prepared"):
-        bench([Sleeper(tmp_path / "a.engine")], QUICK, images=digits)
+        bench([Sleeper(tmp_path / "a.engine")], QUICK, inputs=Inputs(digits))
 
 
 @pytest.mark.parametrize("scenario", ["single-stream", "multi-stream", "offline", "server"])
@@ -109,7 +110,7 @@ def test_every_scenario_goes_through_the_images(graph, digits, monkeypatch, scen
     settings = dataclasses.replace(
         QUICK, scenario=Scenario(scenario, rate, images_per_query=5), min_samples=40
     )
-    (row,) = bench([graph], settings, images=digits).engines
+    (row,) = bench([graph], settings, inputs=Inputs(digits)).engines
     assert len(set(seen)) == MOST_IMAGES
     assert (row.input, row.input_images) == ("images", MOST_IMAGES)
 

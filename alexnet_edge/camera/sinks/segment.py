@@ -14,8 +14,6 @@ from PIL import Image
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 """Suffix to FFmpeg's name of the container."""
 
-_IN_BOXES = ("mp4", "mov")
-
 _TIME_BASE = Fraction(1, 60_000)  # MPEG-4 has 16 bits for it
 _KEY_FRAME_EVERY_S = 2.0
 _ENCODER_THREADS = 2  # the other cores are the loop's
@@ -84,7 +82,7 @@ class Segments:
             self._segment = None
         if not self.paths:
             return
-        if FORMATS[self.paths[-1].suffix.lower()] in _IN_BOXES:
+        if FORMATS[self.paths[-1].suffix.lower()] != "matroska":
             _cut_off_broken_box(self.paths[-1])
         if not _holds_a_picture(self.paths[-1]):
             self.paths.pop().unlink(missing_ok=True)

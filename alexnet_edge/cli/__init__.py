@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     termination = Termination()
     termination.watch()
     try:
-        with deferred(COMPUTER_ALGEBRA):
+        with deferred(COMPUTER_ALGEBRA, importer="onnx_ir._core"):
             app(args=None if arguments is None else list(arguments))
     except SystemExit as done:
         if done.code == EXIT_INTERRUPTED:  # typer's, too, of a KeyboardInterrupt

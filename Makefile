@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# Tests of one file share what they build: a file is one worker's. Each worker needs 2 GB or so.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
 .PHONY: demo test check signs bench-calibration bench-peers bench-below-int8 \
   bench-camera gpu-check clean
 
@@ -11,7 +14,7 @@ demo: $(VENV)/.demo            ## the whole chain on bundled data, under four mi
 	$(BIN)/alexnet-edge demo --workdir demo
 
 test: $(VENV)/.test            ## every test that this machine can run
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(VENV)/.test           ## format, lint, types, import directions, Dockerfile, tests
 	$(BIN)/ruff format --check .
@@ -19,7 +22,7 @@ check: $(VENV)/.test           ## format, lint, types, import directions, Docker
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint --no-color Dockerfile.jetson
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 signs: $(VENV)/.demo           ## benchmarks/signs.py: the chain at full size on camera photos
 	$(BIN)/python benchmarks/signs.py

@@ -140,9 +140,15 @@ def test_json_to_standard_output_is_the_only_thing_on_it(run):
 
 
 @pytest.mark.parametrize(
-    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
+    ("sent", "code", "after_s"),
+    [
+        (signal.SIGINT, 130, 0.1),  # the optimizer imports most of torch
+        (signal.SIGINT, 130, 0.5),
+        (signal.SIGINT, 130, 3),
+        (signal.SIGTERM, -signal.SIGTERM, 0.5),
+    ],
 )
-def test_an_interrupted_training_leaves_no_file(tmp_path, sent, code):
+def test_an_interrupted_training_leaves_no_file(tmp_path, sent, code, after_s):
     arguments = ["train", "--data", "digits", "--width", "0.1", "--epochs", "50"]
     process = subprocess.Popen(
         [*COMMAND, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -150,7 +156,7 @@ def test_an_interrupted_training_leaves_no_file(tmp_path, sent, code):
     )  # fmt: skip
     assert process.stdout is not None
     process.stdout.readline()  # the images are opened: training begins
-    time.sleep(2)
+    time.sleep(after_s)
     process.send_signal(sent)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code

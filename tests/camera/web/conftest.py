@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import http.client
 import json
 import socket
 import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 
 import onnx
 import pytest
@@ -23,6 +26,12 @@ from tests.camera.scenes import wait_until
 FPS = 30
 TOKEN = "a token of many characters/ü"
 CLASSES = [f"<script>alert({label})</script>" for label in range(10)]
+
+
+def run_apart(scenario: Coroutine[object, object, None]) -> None:
+    """Run it in a thread: in this one a browser's loop may be running."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, scenario).result()
 
 
 @dataclasses.dataclass

@@ -7,6 +7,7 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 from alexnet_edge.camera.web.feed import Feed
+from tests.camera.web.conftest import run_apart
 
 
 class Source:
@@ -31,7 +32,7 @@ def run(scenario, per_s=1000):
         with ThreadPoolExecutor(1) as executor:
             await scenario(source, Feed(source.read, source.make, per_s, executor))
 
-    asyncio.run(asyncio.wait_for(body(), 20))
+    run_apart(asyncio.wait_for(body(), 20))
 
 
 async def take(stream, count):

@@ -30,7 +30,7 @@ from alexnet_edge.camera.web.newest import KEPT_EVENTS
 from alexnet_edge.errors import InputError
 from tests.camera.answers import HOSTILE, make_answer, make_keeper
 from tests.camera.scenes import number_of, wait_until
-from tests.camera.web.conftest import CLASSES, TOKEN, Camera, request_of
+from tests.camera.web.conftest import CLASSES, TOKEN, Camera, request_of, run_apart
 
 
 @contextlib.contextmanager
@@ -329,7 +329,7 @@ def test_two_hundred_connections(camera):
             async with session.get(camera.url + "/healthz") as reply:
                 assert reply.status == 200
 
-    asyncio.run(scenario())
+    run_apart(scenario())
     assert camera.stats.answered > answered
     wait_until(lambda: camera.metric("alexnet_edge_web_connections") <= 1, what="all are gone")
     assert camera.metric("alexnet_edge_web_streams") == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -29,7 +30,7 @@ from alexnet_edge.cli import (
     train,
 )
 from alexnet_edge.cli._shared import EXIT_ERROR, EXIT_INTERRUPTED
-from alexnet_edge.cli._signals import Termination
+from alexnet_edge.cli._signals import TERMINATION
 from alexnet_edge.deferred import COMPUTER_ALGEBRA, deferred
 from alexnet_edge.errors import AlexnetEdgeError
 
@@ -75,17 +76,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     SIGTERM ends a command as it ends any program; `camera` makes 0 of it.
     """
-    termination = Termination()
-    termination.watch()
+    with TERMINATION.watching():
+        _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> NoReturn:
     try:
         with deferred(COMPUTER_ALGEBRA, importer="onnx_ir._core"):
             app(args=None if arguments is None else list(arguments))
     except SystemExit as done:
         if done.code == EXIT_INTERRUPTED:  # typer's, too, of a KeyboardInterrupt
-            _end_interrupted(termination)
+            _end_interrupted()
         raise
     except KeyboardInterrupt:
-        _end_interrupted(termination)
+        _end_interrupted()
     except AlexnetEdgeError as error:
         _fail(error, error.message, error.hint)
     except BrokenPipeError:
@@ -103,15 +107,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(0)
 
 
-def _end_interrupted(termination: Termination) -> NoReturn:
-    how = "terminated" if termination.received else "interrupted"
+def _end_interrupted() -> NoReturn:
+    terminated = TERMINATION.received == signal.SIGTERM
+    if terminated and TERMINATION.exit_cleanly_on_sigterm:
+        sys.exit(0)
+    how = "terminated" if terminated else "interrupted"
     _say(f"{how}: no half-written file was left behind")
-    if termination.received:
-        termination.end()
+    if terminated:
+        TERMINATION.end()
     sys.exit(EXIT_INTERRUPTED)
 
 
 def _fail(error: BaseException, message: str, hint: str) -> NoReturn:
+    if TERMINATION.received is not None:  # an import that it falls into may fail otherwise
+        _end_interrupted()
     if os.environ.get("ALEXNET_EDGE_DEBUG"):
         raise error
     _say(f"error: {' '.join(message.split())}")

@@ -20,7 +20,7 @@ from alexnet_edge.cli._shared import (
     ThreadsOption,
     new_table,
 )
-from alexnet_edge.cli._signals import exit_cleanly_on_sigterm
+from alexnet_edge.cli._signals import TERMINATION
 
 if TYPE_CHECKING:
     from alexnet_edge.camera.frames import Answer, Event, Sink
@@ -127,7 +127,9 @@ def camera(
 
     Example: alexnet-edge camera alexnet.int8.onnx --source rtsp://192.0.2.1/stream
     """
-    exit_cleanly_on_sigterm()  # before what takes time: imports, and opening the engine
+    TERMINATION.exit_cleanly_on_sigterm = (
+        True  # before what takes time: imports, and opening the engine
+    )
     from alexnet_edge.camera.capture import CaptureOptions
     from alexnet_edge.camera.loop import LoopOptions
     from alexnet_edge.camera.sources import Timeouts, make_source

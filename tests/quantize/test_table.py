@@ -164,7 +164,7 @@ def test_an_edited_preprocessing_is_refused(tmp_path):
         ({"files": FILES[::-1]}, {"images.sha256"}),
         ({"files": [*FILES, FILES[0]]}, {"images.count", "images.sha256"}),
     ],
-    ids=str,
+    ids=["count", "sha256", "order", "repeated"],
 )
 def test_an_edited_list_of_images_is_refused_by_field(tmp_path, change, fields):
     path = edit(tmp_path / "table.json", lambda value: value["images"].update(change))

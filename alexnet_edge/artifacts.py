@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,29 +56,38 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_paths(*paths: Path) -> Iterator[tuple[Path, ...]]:
     """Yield a temporary path for each of several files that belong together; see `atomic_path`.
 
-    None replaces its file before all are on the disk.
+    None replaces its file before all are on the disk. A link stays, and what it points to is
+    replaced; a device or a pipe is written to.
 
     Raises:
         InputError: a folder does not exist, or one of ``paths`` is a folder.
         OSError: they could not be written; the error names the file, or all of them.
     """
     for path in paths:
-        if not path.parent.is_dir():
-            raise InputError(f"{path.parent}: no such folder", hint=f"mkdir -p {path.parent}")
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder", hint="name a file to write")
-        _remove_abandoned(path)
+        require_target(path)
+    paths = tuple(
+        path.resolve() if path.is_symlink() and not _is_stream(path) else path for path in paths
+    )
     # The suffix is kept: some writers (ONNX, safetensors, torch) choose their format by it.
     temporaries = tuple(
-        path.parent / f".{path.stem}.{os.getpid()}.partial{path.suffix}" for path in paths
+        (Path(tempfile.gettempdir()) if _is_stream(path) else path.parent)
+        / f".{path.stem}.{os.getpid()}.partial{path.suffix}"
+        for path in paths
     )
+    for path in paths:
+        if not _is_stream(path):
+            _remove_abandoned(path)
     try:
         yield temporaries
         for temporary in temporaries:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
         for temporary, path in zip(temporaries, paths, strict=True):
-            temporary.replace(path)
+            if _is_stream(path):
+                with temporary.open("rb") as source, path.open("wb") as sink:
+                    shutil.copyfileobj(source, sink)
+            else:
+                temporary.replace(path)
     except OSError as error:
         targets = dict(zip(map(str, temporaries), map(str, paths), strict=True))
         if error.filename is None and error.errno in _DISK_ERRORS:
@@ -87,6 +98,27 @@ def atomic_paths(*paths: Path) -> Iterator[tuple[Path, ...]]:
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
+
+
+def require_target(path: Path) -> None:
+    """Require that a file can be written under this name, before work is done for it.
+
+    Raises:
+        InputError: its folder does not exist, or it is a folder itself.
+        OSError: nobody may write to the folder, or to the device.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent}: no such folder", hint=f"mkdir -p {path.parent}")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder", hint="name a file to write")
+    written = path if _is_stream(path) else path.resolve().parent
+    if not os.access(written, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def _is_stream(path: Path) -> bool:
+    """Return whether a name is a device's or a pipe's, `/dev/stdout` among them."""
+    return path.exists() and (not path.is_file() or path.parent == Path("/dev"))
 
 
 def _remove_abandoned(path: Path) -> None:

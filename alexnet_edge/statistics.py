@@ -1,13 +1,15 @@
 """Intervals of what was sampled: quantiles by order statistics, rates over repeated blocks.
 
 Nothing here assumes a distribution of latencies: they are skewed, often have two modes, and always
-a tail. All intervals assume that samples, or blocks of samples, are independent of each other.
+a tail. Intervals assume that samples are independent of each other or, where these come in blocks,
+that the blocks are.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +18,14 @@ Floats = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
 
+FEWEST_BLOCKS = 6
+"""Fewer blocks of samples than this say too little of how blocks differ."""
+
 
 def quantile_interval(
-    ordered: Floats, quantile: float, confidence: float = CONFIDENCE
+    ordered: Floats, quantile: float, effect: float = 1.0
 ) -> tuple[float, float] | None:
-    """Return a distribution-free confidence interval of a quantile, from order statistics.
+    """Return a distribution-free 95 % confidence interval of a quantile, from order statistics.
 
     The number of samples below the true quantile is Binomial(n, q), whatever the distribution, so
     the l-th and u-th smallest enclose it with probability P(l ≤ B < u). Of the pairs that reach the
@@ -31,23 +36,75 @@ def quantile_interval(
     Args:
         ordered: the samples, ascending.
         quantile: 0.5 for the median, 0.99 for p99.
-        confidence: that the interval holds the true quantile.
+        effect: so many times fewer independent samples are these worth; see `design_effect`.
 
     Returns:
         None where the samples are too few: 6 for the median, 29 for p90 and 299 for p99 can do.
     """
-    ranks = quantile_ranks(len(ordered), quantile, confidence)
+    ranks = worth_ranks(len(ordered), quantile, effect)
     if ranks is None:
         return None
     return float(ordered[ranks[0] - 1]), float(ordered[ranks[1] - 1])
 
 
-def median_interval(ordered: Floats) -> tuple[float, float]:
-    """Return the 95 % confidence interval of the median.
+def clustered_quantile_interval(
+    blocks: Sequence[Floats], quantile: float
+) -> tuple[float, float] | None:
+    """Return the 95 % confidence interval of a quantile of samples that come in blocks.
 
-    Below 6 samples even the extremes cover less than 95 %; they are returned then.
+    Samples of a block are alike, so that their mere number promises too much: the order statistics
+    are those of as many independent samples as all are worth by how blocks differ. (Woodruff,
+    Journal of the American Statistical Association 47, 1952.)
+
+    Args:
+        blocks: of samples, in any order; fewer than 6 say nothing of how they differ.
+        quantile: 0.5 for the median, 0.99 for p99.
+
+    Returns:
+        None where the samples are too few, or blocks differ too much.
     """
-    return quantile_interval(ordered, 0.5) or (float(ordered[0]), float(ordered[-1]))
+    ordered = np.sort(np.concatenate(blocks))
+    at = float(np.quantile(ordered, quantile))
+    sizes = np.array([len(block) for block in blocks], np.float64)
+    # Where many samples are equal, those that are no smaller may tell what the larger ones do not.
+    effect = max(
+        design_effect(
+            np.array([np.count_nonzero(is_counted(block, at)) for block in blocks]), sizes
+        )
+        for is_counted in (np.greater, np.greater_equal)
+    )
+    return quantile_interval(ordered, quantile, effect)
+
+
+def design_effect(counted: Floats, sizes: Floats) -> float:
+    """Return how many times the variance of independent samples a share of all of them has.
+
+    The variance of a ratio over blocks against a binomial share's (Kish's deff: Cochran, Sampling
+    Techniques, chapters 6 and 9), times what Student's t is wider for so many blocks than a normal
+    distribution. At least 1, and 1 for fewer than 6 blocks.
+
+    Args:
+        counted: how many samples of each block are counted.
+        sizes: how many there are.
+    """
+    blocks, total = len(sizes), float(sizes.sum())
+    share = float(counted.sum()) / total if total else 0.0
+    if blocks < FEWEST_BLOCKS or not 0 < share < 1:
+        return 1.0
+    residuals = counted - share * sizes
+    ratio = float(residuals @ residuals) / (share * (1 - share) * total)
+    normal = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    wider = student_quantile((1 + CONFIDENCE) / 2, blocks - 1) / normal
+    return max(1.0, ratio * blocks / (blocks - 1) * wider**2)
+
+
+def worth_ranks(count: int, quantile: float, effect: float) -> tuple[int, int] | None:
+    """Return `quantile_ranks` of ``count`` samples that are worth ``effect`` times fewer."""
+    worth = int(count / effect)
+    ranks = quantile_ranks(worth, quantile)
+    if ranks is None:
+        return None
+    return (ranks[0] - 1) * count // worth + 1, -(-ranks[1] * count // worth)
 
 
 def ratio_interval(

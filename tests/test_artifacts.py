@@ -3,9 +3,12 @@
 import errno
 import hashlib
 import json
+import os
+import stat
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet_edge import artifacts
+from alexnet_edge.artifacts import require_target, write_bytes
 from alexnet_edge.errors import InputError
 
 SLOW_WRITER = """
@@ -250,3 +254,52 @@ def test_require_file_returns_a_file_and_refuses_the_rest(tmp_path):
     with pytest.raises(InputError, match="no such file") as caught:
         artifacts.require_file(tmp_path / "missing.onnx", hint="alexnet-edge export")
     assert caught.value.hint == "alexnet-edge export"
+
+
+def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path):
+    real, link = tmp_path / "elsewhere" / "real.json", tmp_path / "link.json"
+    real.parent.mkdir()
+    real.write_text("old")
+    link.symlink_to(real)
+    write_bytes(link, b"new")
+    assert link.is_symlink()
+    assert real.read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "elsewhere",
+        "link.json",
+        "real.json",
+    ]
+
+
+def test_a_pipe_is_written_to_and_stays(tmp_path):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("needs named pipes")
+    pipe = tmp_path / "pipe.json"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(pipe.read_bytes)
+        write_bytes(pipe, b"whole")
+        assert read.result(timeout=10) == b"whole"
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_a_device_stays_a_device(tmp_path):
+    null = Path(os.devnull)
+    if not null.is_char_device():
+        pytest.skip("needs a null device")
+    if os.geteuid() == 0:  # whoever may replace devices tries it on one of its own
+        null = tmp_path / "null"
+        try:
+            os.mknod(null, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        except PermissionError:
+            pytest.skip("may not make devices")
+    write_bytes(null, b"gone")
+    assert null.is_char_device()
+
+
+def test_where_nobody_may_write_is_said_before_work_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)
+    with pytest.raises(PermissionError) as caught:
+        require_target(tmp_path / "x.json")
+    assert caught.value.filename == str(tmp_path / "x.json")

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from alexnet_edge.statistics import (
-    median_interval,
+    clustered_quantile_interval,
+    design_effect,
     quantile_interval,
     ratio_interval,
     student_quantile,
@@ -71,9 +72,48 @@ def test_too_few_samples_have_no_interval(quantile, fewest):
     assert quantile_interval(np.arange(float(fewest - 1)), quantile) is None
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_few_samples_give_the_median_their_extremes(count):
-    assert median_interval(np.arange(float(count))) == (0, count - 1)
+def sampled(rng, blocks, between):
+    """Blocks of 60 with a standard deviation of 1 % within, and ``between`` from one to another."""
+    centres = rng.normal(0, between, (blocks, 1))
+    return list(np.exp(centres + rng.normal(0, 0.01, (blocks, 60))))
+
+
+@pytest.mark.parametrize("between", [0, 0.003, 0.01])
+@pytest.mark.parametrize("quantile", [0.5, 0.9])
+def test_simulated_blocks_that_differ_lie_within_their_intervals(quantile, between):
+    rng = np.random.default_rng(5)
+    true = np.exp(stats.norm(0, np.hypot(0.01, between)).ppf(quantile))
+    found = [clustered_quantile_interval(sampled(rng, 40, between), quantile) for _ in range(600)]
+    covered = [low <= true <= high for low, high in filter(None, found)]
+    assert len(covered) > 590
+    assert 0.93 <= np.mean(covered) <= 0.985
+    plain = [quantile_interval(np.sort(np.concatenate(sampled(rng, 40, between))), quantile)
+             for _ in range(600)]  # fmt: skip
+    if between == 0.01:
+        assert np.mean([low <= true <= high for low, high in plain]) < 0.8
+
+
+def test_blocks_without_an_order_are_as_good_as_independent_samples():
+    samples = np.random.default_rng(2).permutation(np.arange(1.0, 1001))
+    blocks = np.split(samples, 20)
+    low, high = clustered_quantile_interval(blocks, 0.9)
+    plain = quantile_interval(np.sort(samples), 0.9)
+    assert low <= plain[0] < plain[1] <= high
+    assert high - low < 2 * (plain[1] - plain[0])
+    assert clustered_quantile_interval([samples], 0.9) == plain
+
+
+def test_blocks_that_differ_altogether_are_worth_one_sample_each():
+    counted, sizes = np.array([50.0, 0] * 10), np.full(20, 50.0)
+    normal = (stats.t(19).ppf(0.975) / stats.norm.ppf(0.975)) ** 2
+    assert design_effect(counted, sizes) == pytest.approx(50 * 20 / 19 * normal)
+    assert clustered_quantile_interval([np.full(50, float(at)) for at in range(8)], 0.9) is None
+
+
+@pytest.mark.parametrize("counted", [0.0, 50.0])
+def test_a_share_of_none_or_all_has_no_effect(counted):
+    assert design_effect(np.full(20, counted), np.full(20, 50.0)) == 1
+    assert design_effect(np.array([50.0, 0] * 2), np.full(4, 50.0)) == 1
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 11, 12, 99, 1000])

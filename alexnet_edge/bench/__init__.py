@@ -26,7 +26,6 @@ from alexnet_edge.bench.results import (
 from alexnet_edge.bench.run import bench
 from alexnet_edge.bench.settings import METRICS, BenchSettings, Bounds, Scenario
 from alexnet_edge.bench.summary import summarize_latency
-from alexnet_edge.statistics import median_interval
 
 __all__ = [
     "METRICS",
@@ -45,7 +44,6 @@ __all__ = [
     "Variation",
     "WarmUp",
     "bench",
-    "median_interval",
     "summarize_latency",
     "synthetic_input",
 ]

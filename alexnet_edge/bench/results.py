@@ -16,6 +16,8 @@ class Latency:
 
     Attributes:
         mean, p50, p90, p99: over all samples; percentiles interpolated linearly.
+        basis: what the intervals take to be independent: `turns`, parts of them where these are
+            few, or `samples`.
         ci95_p50, ci95_p90, ci95_p99: distribution-free 95 % confidence intervals; None where there
             are too few samples for one.
     """
@@ -27,6 +29,7 @@ class Latency:
     ci95_p50: Interval
     ci95_p90: Interval | None = None
     ci95_p99: Interval | None = None
+    basis: str = "samples"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +124,11 @@ class Floor:
     floor_ms: float
     efficiency: float
     source: str
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether it is this machine's at that time, and not what a profile says."""
+        return self.source.startswith("measured")
 
 
 @dataclasses.dataclass(frozen=True)

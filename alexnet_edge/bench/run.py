@@ -17,7 +17,7 @@ from alexnet_edge.bench.results import BenchProgress, BenchResult, EngineBench, 
 from alexnet_edge.bench.settings import METRICS, MULTI_STREAM, OFFLINE, SERVER, BenchSettings
 from alexnet_edge.bench.summary import summarize_engine
 from alexnet_edge.bench.turns import Turn, run_back_to_back, run_closed, run_server
-from alexnet_edge.bench.validity import judge_run
+from alexnet_edge.bench.validity import judge_extras, judge_run
 from alexnet_edge.bench.warmup import warm_up
 from alexnet_edge.errors import AlexnetEdgeError
 from alexnet_edge.machine import environment
@@ -186,7 +186,8 @@ def _run_turn(contender: Contender, settings: BenchSettings, index: int) -> Turn
     if name == SERVER and rate is not None:
         seconds = max(SLICE_S, settings.duration_s / _SERVER_TURNS, _SERVER_ARRIVALS / rate)
         arrivals = draw_arrivals(rate, seconds, seed=(settings.seed, index))
-        return run_server(contender.query, arrivals, callers, max(_PATIENCE_S, seconds / 2))
+        patience_s = max(_PATIENCE_S, seconds / 2)
+        return run_server(contender.query, arrivals, callers, patience_s, seconds)
     if name == OFFLINE:
         return run_back_to_back(contender.query, SLICE_S, callers)
     return run_closed(contender.query, SLICE_S, contender.flush)
@@ -206,14 +207,22 @@ def draw_arrivals(rate_qps: float, seconds: float, *, seed: tuple[int, int]) -> 
 def _add_extras(
     row: EngineBench, contender: Contender, settings: BenchSettings, clock: _Clock
 ) -> EngineBench:
-    """Add what is measured after the latencies, so as not to disturb them."""
+    """Add what is measured after the latencies, so as not to disturb them, and judge it."""
+    watch = CoreWatch()
     if settings.layers:
         clock.tell(f"timing the layers of {contender.label}")
         row = _add_layers(row, contender)
     if settings.floor:
         clock.tell("measuring what this machine can do")
-        return add_floor(row, contender, settings)
-    return dataclasses.replace(row, floor_reason="it was not asked for")
+        row = add_floor(row, contender, settings)
+    else:
+        row = dataclasses.replace(row, floor_reason="it was not asked for")
+    reasons = judge_extras(row, watch.other_share(), settings.bounds)
+    return dataclasses.replace(
+        row,
+        valid=row.valid and not reasons,
+        invalid_because=(*row.invalid_because, *reasons),
+    )
 
 
 def _add_layers(row: EngineBench, contender: Contender) -> EngineBench:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,27 +16,49 @@ from alexnet_edge.bench.turns import Turn
 from alexnet_edge.bench.validity import judge_engine, measure_utilization, measure_variation
 from alexnet_edge.manifest import find_manifest
 from alexnet_edge.runtimes.base import EngineInfo
-from alexnet_edge.statistics import median_interval, quantile_interval, ratio_interval
+from alexnet_edge.statistics import (
+    FEWEST_BLOCKS,
+    Floats,
+    clustered_quantile_interval,
+    ratio_interval,
+)
 
 if TYPE_CHECKING:
     from alexnet_edge.sensors import SensorLog
 
 _BINS = 50
+_BLOCKS = 12
+"""Fewer turns are cut, until there are about as many parts."""
 
 
-def summarize_latency(samples_ns: Sequence[int]) -> Latency:
-    """Return mean, percentiles and their intervals of latencies in nanoseconds."""
-    milliseconds = np.sort(np.asarray(samples_ns, np.float64)) / 1e6
+def summarize_latency(samples_ns: Sequence[int], turns: Sequence[int] = ()) -> Latency:
+    """Return mean, percentiles and their intervals of latencies.
+
+    Args:
+        samples_ns: in nanoseconds, in the order in which they were measured.
+        turns: how many of them each turn has; none where they are independent.
+    """
+    milliseconds = np.asarray(samples_ns, np.float64) / 1e6
     p50, p90, p99 = (float(x) for x in np.percentile(milliseconds, (50, 90, 99)))
+    blocks = _cut_into_blocks(milliseconds, turns or (len(milliseconds),), cut=bool(turns))
+    intervals = [clustered_quantile_interval(blocks, quantile) for quantile in (0.5, 0.9, 0.99)]
     return Latency(
         mean=float(milliseconds.mean()),
         p50=p50,
         p90=p90,
         p99=p99,
-        ci95_p50=median_interval(milliseconds),
-        ci95_p90=quantile_interval(milliseconds, 0.90),
-        ci95_p99=quantile_interval(milliseconds, 0.99),
+        ci95_p50=intervals[0] or (float(milliseconds.min()), float(milliseconds.max())),
+        ci95_p90=intervals[1],
+        ci95_p99=intervals[2],
+        basis="turns" if len(blocks) >= FEWEST_BLOCKS else "samples",
     )
+
+
+def _cut_into_blocks(samples: Floats, turns: Sequence[int], *, cut: bool) -> list[Floats]:
+    """Return the turns; where they are few, parts of them: neighbours in time are alike, too."""
+    parts = math.ceil(_BLOCKS / len(turns)) if cut else 1
+    whole = np.split(samples, np.cumsum(turns)[:-1])
+    return [block for turn in whole for block in np.array_split(turn, parts) if len(block)]
 
 
 def summarize_slices(turns: Sequence[Turn]) -> Slices:
@@ -80,6 +103,7 @@ def summarize_engine(
     utilization = None if rate is None else measure_utilization(contender, rate)
     reasons = [*judge_engine(contender, variation, utilization, settings), *run_reasons]
     served = [turn for turn in turns if turn.latency_ns]
+    sizes = [len(turn.latency_ns) for turn in served]
     queue, service = (
         [took for turn in turns for took in getattr(turn, name)]
         for name in ("queue_ns", "service_ns")
@@ -90,7 +114,7 @@ def summarize_engine(
         runtime=info.runtime,
         precision=info.precision,
         batch=len(contender.batch),
-        latency_ms=summarize_latency(samples),
+        latency_ms=summarize_latency(samples, sizes),
         throughput_ips=contender.images * len(samples) / contender.elapsed_s,
         samples=len(samples),
         size_bytes=info.size_bytes,
@@ -111,8 +135,8 @@ def summarize_engine(
         variation=variation,
         cache=settings.cache,
         energy_j_per_inference=_measure_energy(contender, len(samples), log),
-        queue_ms=summarize_latency(queue) if is_server else None,
-        service_ms=summarize_latency(service) if is_server else None,
+        queue_ms=summarize_latency(queue, sizes) if is_server else None,
+        service_ms=summarize_latency(service, sizes) if is_server else None,
         utilization=utilization,
         unserved=sum(turn.unserved for turn in turns),
         engine_sha256=_engine_sha256(info),

@@ -88,7 +88,9 @@ def run_back_to_back(query: Query, seconds: float, callers: int) -> Turn:
     return Turn(start_s, time.monotonic(), taken, now() - begin)
 
 
-def run_server(query: Query, arrivals_ns: Sequence[int], callers: int, patience_s: float) -> Turn:
+def run_server(
+    query: Query, arrivals_ns: Sequence[int], callers: int, patience_s: float, seconds: float = 0
+) -> Turn:
     """Run queries that arrive at given times, first come, first served.
 
     Args:
@@ -97,6 +99,7 @@ def run_server(query: Query, arrivals_ns: Sequence[int], callers: int, patience_
         callers: how many the engine serves at a time.
         patience_s: how long after the last arrival queries may still wait; what has not begun then
             is given up.
+        seconds: how long the turn lasts at least: also after the last arrival none came.
     """
     now = time.perf_counter_ns
     lock, pending = threading.Lock(), iter(arrivals_ns)
@@ -124,7 +127,7 @@ def run_server(query: Query, arrivals_ns: Sequence[int], callers: int, patience_
         start_s=start_s,
         end_s=time.monotonic(),
         latency_ns=[wait + run for wait, run in served],
-        elapsed_ns=now() - begin,
+        elapsed_ns=max(now() - begin, int(seconds * 1e9)),
         queue_ns=queue,
         service_ns=service,
         unserved=len(arrivals_ns) - len(served),

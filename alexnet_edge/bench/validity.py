@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from alexnet_edge.bench.contenders import Contender
-from alexnet_edge.bench.results import Variation
+from alexnet_edge.bench.results import EngineBench, Variation
 from alexnet_edge.bench.settings import SERVER, BenchSettings, Bounds
 from alexnet_edge.bench.turns import Turn
 
 _FEWEST_TURNS = 4
 """Of fewer turns neither drift nor variation says anything."""
+
+_MOST_EFFICIENCY = 1.1
+"""Nothing is faster than its floor, which has an error of its own."""
 
 
 def measure_variation(turns: Sequence[Turn]) -> Variation:
@@ -105,5 +108,26 @@ def judge_run(
     if other_share is not None and other_share > bounds.other_cpu:
         reasons.append(
             f"other programs had {other_share:.0%} of the cores, {bounds.other_cpu:.0%} is allowed"
+        )
+    return reasons
+
+
+def judge_extras(row: EngineBench, other_share: float | None, bounds: Bounds) -> list[str]:
+    """Return why what was measured after the latencies cannot be relied on."""
+    named = [
+        name
+        for name, is_there in (("layers", row.layers is not None), ("floor", row.floor is not None))
+        if is_there
+    ]
+    reasons = []
+    if named and other_share is not None and other_share > bounds.other_cpu:
+        reasons.append(
+            f"{' and '.join(named)}: other programs had {other_share:.0%} of the cores meanwhile, "
+            f"{bounds.other_cpu:.0%} is allowed"
+        )
+    if row.floor and row.floor.is_measured and row.floor.efficiency > _MOST_EFFICIENCY:
+        reasons.append(
+            f"floor: {row.floor.efficiency:.0%} of the latency; the machine was slower while the "
+            "floor was measured"
         )
     return reasons

@@ -8,13 +8,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx.helper
 import onnx.shape_inference
 from onnx import numpy_helper
+from onnx.external_data_helper import uses_external_data
 
 from alexnet_edge.artifacts import sha256_file
-from alexnet_edge.graph import load_bare
+from alexnet_edge.bare import open_weight
+from alexnet_edge.graph import load_bare, weights_folder
 from alexnet_edge.manifest import LayerPrecision, Manifest, manifest_path, read_manifest
 from alexnet_edge.model import load_checkpoint
 from alexnet_edge.runtimes.base import EngineInfo
@@ -83,7 +86,7 @@ def read_work(info: EngineInfo) -> Work:
             )
         )
     if info.runtime == "onnxruntime":
-        return _checked(read_graph_work(load_bare(info.path), info.path.parent), info.path)
+        return _checked(read_graph_work(load_bare(info.path), weights_folder(info.path)), info.path)
     manifest = read_manifest(manifest_path(info.path))
     graph = _find_model(info.path.parent, manifest.model_sha256)
     if graph is None:
@@ -270,8 +273,17 @@ class _LayerReader:
         places = math.prod(weight.dims[1:])
         if self.folder is None or weight.data_type != onnx.TensorProto.INT8:
             return int(places)
-        values = numpy_helper.to_array(weight, str(self.folder))
+        values = _read_int8(weight, self.folder)
         return int(np.count_nonzero(values.any(axis=0)))
+
+
+def _read_int8(weight: onnx.TensorProto, folder: Path) -> npt.NDArray[np.int8]:
+    """Return weights, which may lie in a file beside the graph, or in the graph's own."""
+    if not uses_external_data(weight):
+        return np.asarray(numpy_helper.to_array(weight), np.int8)
+    with open_weight(weight, folder) as view:
+        values: npt.NDArray[np.int8] = np.frombuffer(view, np.int8).copy()
+    return values.reshape(tuple(weight.dims))
 
 
 def _branches(node: onnx.NodeProto) -> list[onnx.GraphProto]:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from alexnet_edge.results_files.intervals import FEWEST_TURNS, Z
-from alexnet_edge.statistics import CONFIDENCE, quantile_ranks, student_quantile
+from alexnet_edge.results_files.intervals import FEWEST_TURNS
+from alexnet_edge.statistics import design_effect, worth_ranks
 
 _FIRST_DECADE = -2  # 0.01 ms
 _DECADES = 8  # up to 1,000 s
@@ -85,21 +85,10 @@ class Turns:
     def design_effect(self, index: int) -> float:
         """Return how many times the variance of independent times the share from a bin on has.
 
-        The variance of a ratio over turns against a binomial share's (Kish's deff: Cochran,
-        Sampling Techniques, chapters 6 and 9), times what Student's t is wider for so many turns
-        than a normal distribution. At least 1.
+        See `statistics.design_effect`.
         """
-        if not self.suffice:
-            return 1.0
         above = self.counts[:, max(0, index - self.first_bin) :].sum(axis=1, dtype=np.float64)
-        samples = self.samples.astype(np.float64)
-        share, turns = above.sum() / samples.sum(), len(samples)
-        if not 0 < share < 1:
-            return 1.0
-        residuals = above - share * samples
-        ratio = float(residuals @ residuals) / (share * (1 - share) * samples.sum())
-        wider = student_quantile((1 + CONFIDENCE) / 2, turns - 1) / Z
-        return max(1.0, float(ratio) * turns / (turns - 1) * wider**2)
+        return design_effect(above, self.samples.astype(np.float64))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,13 +141,11 @@ class Histogram:
             return None
         cumulative = np.cumsum(self.counts)
         index = int(np.searchsorted(cumulative, max(1.0, fraction * count)))
-        worth = int(count / max(self.turns.design_effect(at) for at in (index, index + 1)))
-        ranks = quantile_ranks(worth, fraction)
+        effect = max(self.turns.design_effect(at) for at in (index, index + 1))
+        ranks = worth_ranks(count, fraction, effect)
         if ranks is None:
             return None
-        low = (ranks[0] - 1) * count // worth + 1
-        high = -(-ranks[1] * count // worth)
-        first, last = np.searchsorted(cumulative, (low, high))
+        first, last = np.searchsorted(cumulative, ranks)
         return _bounds_of(int(first))[0], _bounds_of(int(last))[1]
 
     def percentiles(self) -> Percentiles:

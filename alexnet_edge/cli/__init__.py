@@ -31,6 +31,7 @@ from alexnet_edge.cli import (
 )
 from alexnet_edge.cli._shared import EXIT_ERROR, EXIT_INTERRUPTED
 from alexnet_edge.cli._signals import TERMINATION
+from alexnet_edge.cli._text import printable
 from alexnet_edge.deferred import COMPUTER_ALGEBRA, deferred
 from alexnet_edge.errors import AlexnetEdgeError
 
@@ -130,4 +131,4 @@ def _fail(error: BaseException, message: str, hint: str) -> NoReturn:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)  # noqa: T201 - this is the place
+    print(printable(text), file=sys.stderr)  # noqa: T201 - this is the place

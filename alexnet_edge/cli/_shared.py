@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,13 +74,23 @@ class Output:
     """Where a command's figures go: a table for people, JSON for programs.
 
     With ``--json -`` standard output holds the JSON and nothing else.
+
+    Args:
+        json_path: where to write JSON to.
+        inputs: files that the command reads.
+
+    Raises:
+        InputError: the JSON would replace one of them, or another file that is no result, or its
+            folder does not exist.
     """
 
-    def __init__(self, json_path: Path | None) -> None:
+    def __init__(self, json_path: Path | None, *inputs: Path | None) -> None:
         from rich.console import Console
 
         self._json_path = json_path
         self._json_to_stdout = json_path is not None and str(json_path) == "-"
+        if json_path is not None and not self._json_to_stdout:
+            _require_json_target(json_path, inputs)
         # File and class names are text, never markup; a pipe has no width to fit in.
         self.console: Console = Console(
             stderr=self._json_to_stdout, highlight=False, soft_wrap=True, markup=False
@@ -107,6 +117,35 @@ class Output:
             sys.stdout.write(json.dumps(to_json(result), indent=2) + "\n")
         else:
             write_json(self._json_path, to_json(result))
+
+
+def _require_json_target(path: Path, inputs: Sequence[Path | None]) -> None:
+    from alexnet_edge.artifacts import require_target
+    from alexnet_edge.errors import InputError
+
+    require_target(path)
+    if not path.is_file():
+        return
+    is_input = any(item is not None and item.exists() and item.samefile(path) for item in inputs)
+    if is_input or _is_artifact(path):
+        raise InputError(
+            f"{path}: is {'an input' if is_input else 'no result'}, which --json would replace",
+            hint="name another file",
+        )
+
+
+def _is_artifact(path: Path) -> bool:
+    """Return whether a file is something else than a result: a model, an image, a manifest."""
+    with path.open("rb") as file:
+        head = file.read(1024).lstrip()
+    if not head.startswith(b"{"):
+        return bool(head)
+    try:
+        keys = set(json.loads(path.read_bytes()))
+    except (ValueError, RecursionError):
+        return False
+    manifest, table = {"engine_sha256", "runtime_version"}, {"weights_sha256", "tensors"}
+    return "kind" not in keys and (manifest <= keys or table <= keys)
 
 
 def new_table(*columns: str, title: str | None = None) -> Table:

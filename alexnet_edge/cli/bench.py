@@ -143,7 +143,7 @@ def bench(
     options = RuntimeOptions(
         device, threads, contexts=contexts, cuda_graph=cuda_graph, zero_copy=zero_copy, spin=spin
     )
-    output = Output(json)
+    output = Output(json, *engines or ())
     result = _measure(engines or _find_engines(output), options, settings, images)
     _show(output, result)
     output.finish(result)

@@ -57,7 +57,7 @@ def compare(
     from alexnet_edge.compare import Bounds, compare_files, describe_run
     from alexnet_edge.results_files import append_history
 
-    output = Output(json)
+    output = Output(json, first, second)
     regression = None if max_regression is None else _read_percent(max_regression)
     bounds = Bounds(regression, max_drop, strict)
     result = compare_files(first, second, bounds, force=force)

@@ -46,7 +46,8 @@ def estimate(row: BenchRow, figure: str) -> Estimate | None:
         return bootstrap_median(
             row.latency_ms("p50"), turns["p50_ms"], turns["samples"], _density(row)
         )
-    return _stated(row.latency_ms(figure), row.latency_interval(figure), "samples")
+    basis = "turns" if row.raw["latency_ms"].get("basis") == "turns" else "samples"
+    return _stated(row.latency_ms(figure), row.latency_interval(figure), basis)
 
 
 def camera_fps(row: CameraRow) -> Estimate:

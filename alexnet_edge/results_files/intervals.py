@@ -15,12 +15,11 @@ from statistics import NormalDist
 
 import numpy as np
 
-from alexnet_edge.statistics import CONFIDENCE, Floats, student_quantile
+from alexnet_edge.statistics import CONFIDENCE, FEWEST_BLOCKS, Floats, student_quantile
 
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
-FEWEST_TURNS = 6
-"""Fewer turns than this say too little of how turns differ."""
+FEWEST_TURNS = FEWEST_BLOCKS
 
 _MOST_BLOCKS = 100
 _RESAMPLES = 10_000

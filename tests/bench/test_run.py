@@ -89,7 +89,7 @@ def test_the_result_has_the_documented_keys(tiny_int8, tiny_onnx):
         "cache", "layers", "floor", "floor_reason", "energy_j_per_inference", "queue_ms", "valid",
         "invalid_because", "model_sha256", "engine_sha256",
     } <= set(row)  # fmt: skip
-    assert {"mean", "p50", "p90", "p99", "ci95_p50", "ci95_p90", "ci95_p99"} == set(
+    assert {"mean", "p50", "p90", "p99", "ci95_p50", "ci95_p90", "ci95_p99", "basis"} == set(
         row["latency_ms"]
     )
     assert {"p50_ms", "mean_ms", "samples"} <= set(row["slices"])

@@ -61,6 +61,30 @@ def test_intervals_that_too_few_samples_give_are_none():
     assert summarize_latency([MS] * 10).ci95_p90 is None
 
 
+def test_turns_that_differ_widen_intervals():
+    rng = np.random.default_rng(1)
+    turns = [
+        rng.normal(centre, 0.01 * MS, 60).astype(int) for centre in rng.normal(MS, 0.01 * MS, 40)
+    ]
+    samples = list(map(int, np.concatenate(turns)))
+    alone, clustered = summarize_latency(samples), summarize_latency(samples, [60] * 40)
+    assert (alone.basis, clustered.basis) == ("samples", "turns")
+    for name in ("ci95_p50", "ci95_p90"):
+        widths = [high - low for low, high in (getattr(alone, name), getattr(clustered, name))]
+        assert widths[1] > 1.5 * widths[0]
+    assert alone.p90 == clustered.p90
+
+
+def test_few_turns_are_cut_so_that_neighbours_count_as_alike():
+    """A queue: each latency is nearly that of the one before."""
+    rng = np.random.default_rng(1)
+    walk = np.convolve(rng.normal(0, 1, 2200), np.ones(200) / 200, "valid")
+    samples = list(map(int, MS * (10 + walk)))[:2000]
+    alone, clustered = summarize_latency(samples), summarize_latency(samples, [1000, 1000])
+    widths = [high - low for low, high in (alone.ci95_p50, clustered.ci95_p50)]
+    assert widths[1] > 3 * widths[0]
+
+
 def test_throughput_is_images_over_timed_seconds(contender):
     row = summarize_engine(contender, BenchSettings(), Log(None), ())
     assert row.samples == 40

@@ -98,3 +98,11 @@ def test_a_server_with_more_contexts_serves_more():
     four = run_server(lambda: time.sleep(0.03), arrivals, 4, patience_s=10)
     assert len(four.latency_ns) == 30
     assert max(four.queue_ns) < max(one.queue_ns)
+
+
+def test_a_server_s_turn_lasts_on_after_its_last_query():
+    """Else the rate of few queries would be reckoned without the time in which none came."""
+    turn = run_server(lambda: None, [0, 20 * MS], 1, patience_s=1, seconds=0.5)
+    assert turn.elapsed_ns == 500 * MS
+    late = run_server(lambda: time.sleep(0.05), [0], 1, patience_s=1, seconds=0.01)
+    assert late.elapsed_ns >= 50 * MS

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from alexnet_edge.bench import BenchSettings, Bounds, Scenario, Variation, WarmUp
 from alexnet_edge.bench.contenders import make_contender
 from alexnet_edge.bench.inputs import Inputs
+from alexnet_edge.bench.results import Floor, LayerShare
+from alexnet_edge.bench.summary import summarize_engine
 from alexnet_edge.bench.turns import Turn
 from alexnet_edge.bench.validity import (
     judge_engine,
+    judge_extras,
     judge_run,
     measure_utilization,
     measure_variation,
@@ -124,3 +129,40 @@ def test_throttling_spinning_and_other_programs_invalidate_a_run():
     assert reasons[0] == "throttled: thermal slowdown"
     assert "0.90 cores" in reasons[1]
     assert "40% of the cores" in reasons[2]
+
+
+@pytest.fixture
+def with_extras(contender):
+    from alexnet_edge.sensors import SensorSampler
+
+    with SensorSampler() as sampler:
+        row = summarize_engine(contender, BenchSettings(), sampler.log(), ())
+    return dataclasses.replace(
+        row,
+        layers=(LayerShare("fc6", "Gemm", 9.0, 1.0),),
+        floor=Floor(1, 1, 1.0, 1.0, 9.0, 0.9, "measured: memory"),
+    )
+
+
+def test_layers_and_floor_are_judged_by_what_others_took_meanwhile(with_extras):
+    assert judge_extras(with_extras, 0.05, Bounds()) == []
+    assert judge_extras(with_extras, None, Bounds()) == []
+    (reason,) = judge_extras(with_extras, 0.4, Bounds())
+    assert reason.startswith("layers and floor: other programs had 40% of the cores meanwhile")
+    without = dataclasses.replace(with_extras, layers=None, floor=None)
+    assert judge_extras(without, 0.4, Bounds()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "efficiency", "count"),
+    [
+        ("measured: memory", 1.65, 1),
+        ("measured: memory", 1.05, 0),
+        ("profile nano: bandwidth", 3, 0),
+    ],
+)  # a profile may be another machine's
+def test_a_measured_floor_above_the_latency_is_said(with_extras, source, efficiency, count):
+    floor = dataclasses.replace(with_extras.floor, source=source, efficiency=efficiency)
+    reasons = judge_extras(dataclasses.replace(with_extras, floor=floor), 0.0, Bounds())
+    assert len(reasons) == count
+    assert all(reason.startswith("floor: 165% of the latency") for reason in reasons)

@@ -13,6 +13,7 @@ from alexnet_edge.bench.work import read_graph_work, read_work
 from alexnet_edge.engine.build import build_engine
 from alexnet_edge.engine.settings import BuildSettings
 from alexnet_edge.graph import load_bare
+from alexnet_edge.manifest import manifest_path
 from alexnet_edge.model import load_checkpoint
 from alexnet_edge.runtimes.base import EngineInfo
 from alexnet_edge.runtimes.loader import open_engine
@@ -151,6 +152,16 @@ def rtx_engine(tmp_path, tiny_onnx):
         out, "tensorrt-rtx", "fp16", manifest.input, manifest.output, manifest.output_kind,
         manifest.model_sha256,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+def test_an_engine_may_be_a_link(tiny_int8, tmp_path, link):
+    """As caches and data versioning lay files out."""
+    linked = tmp_path / "linked.onnx"
+    getattr(linked, link)(tiny_int8)
+    shutil.copy(manifest_path(tiny_int8), manifest_path(linked))
+    with open_engine(tiny_int8) as engine, open_engine(linked) as other:
+        assert read_work(other.info) == read_work(engine.info)
 
 
 def test_an_engine_of_tensorrt_is_read_from_the_graph_beside_it(

@@ -6,6 +6,9 @@ import json
 
 import pytest
 
+from alexnet_edge.engine.build import build_engine
+from alexnet_edge.engine.settings import BuildSettings
+
 QUICK = ("--duration", "0.05", "--warmup", "0", "--min-samples", "5")
 
 
@@ -141,3 +144,36 @@ def test_options_that_make_no_sense_are_refused_with_a_hint(run, folder, argumen
     assert message in done.err
     assert hint in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("alexnet.fp32.onnx", "is an input, which --json would replace"),
+        ("alexnet.fp32.onnx.json", "is no result, which --json would replace"),
+        ("alexnet.table.json", "is no result, which --json would replace"),
+        ("alexnet.pt", "is no result, which --json would replace"),
+        ("nowhere/x.json", "nowhere: no such folder"),
+        (".", "is a folder"),
+    ],
+)
+def test_json_replaces_nothing_but_results_and_is_refused_before_it_measures(
+    run, folder, tiny_onnx, target, message
+):
+    build_engine(tiny_onnx, folder / "alexnet.fp32.onnx", BuildSettings("fp32"))
+    path = folder / target
+    before = path.read_bytes() if path.is_file() else None
+    done = run("bench", "alexnet.fp32.onnx", "--duration", "500", "--json", target, cwd=folder)
+    assert done.code == 1
+    assert message in done.err
+    assert before is None or path.read_bytes() == before
+
+
+def test_json_replaces_an_older_result_and_goes_through_links(run, folder, tmp_path):
+    real, link = tmp_path / "real.json", tmp_path / "link.json"
+    link.symlink_to(real)
+    for _ in range(2):
+        done = run("summary", "--json", link, cwd=folder)
+        assert done.code == 0, done.err
+    assert link.is_symlink()
+    assert json.loads(real.read_text())["layers"]

@@ -25,6 +25,7 @@ from alexnet_edge.cli._shared import (
     duration,
     progress_bar,
 )
+from alexnet_edge.cli._text import printable
 
 if TYPE_CHECKING:
     from alexnet_edge.dataset import ImageSet
@@ -95,21 +96,30 @@ def parity(
     Example: alexnet-edge parity alexnet.int8.onnx --reference alexnet.onnx --images val/
     """
     from alexnet_edge.dataset import open_images, read_classes
-    from alexnet_edge.parity import PASS, ParitySettings, TraceSettings, compare_engines
+    from alexnet_edge.parity import (
+        PASS,
+        ParitySettings,
+        TraceSettings,
+        compare_engines,
+        require_two_files,
+    )
     from alexnet_edge.runtimes.base import RuntimeOptions
     from alexnet_edge.runtimes.loader import open_engine
 
     traced = diverge or layers
     if not traced and (table or checkpoint):
         raise typer.BadParameter("--table and --checkpoint are for --diverge and --layers")
-    output = Output(json)
     settings = ParitySettings(margin, batch_size, max_images, seed, max_bad)
     image_set = open_images(images)
+    read = [*engine, reference, *filter(None, (classes, table, checkpoint))]
+    _require_own_targets({"--json": json, "--resume": resume}, read, image_set)
+    output = Output(json)
     names = read_classes(classes) if classes else None
     options = RuntimeOptions(device, threads)
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(open_engine(path, options)) for path in engine]
         truth = stack.enter_context(open_engine(reference))
+        require_two_files([runtime.info for runtime in opened], truth.info)
         traces: list[Trace] = []
         if traced:
             beside = default_table(reference)
@@ -134,9 +144,55 @@ def parity(
         show_result(output, result, flips=flips)
     output.finish(_to_dict(results))
     if resume is not None:
-        resume.unlink(missing_ok=True)
+        _remove_state(resume)
     if any(result.verdict != PASS for result in results):
         raise typer.Exit(EXIT_VERDICT)
+
+
+def _require_own_targets(
+    targets: dict[str, Path | None], read: Sequence[Path], images: ImageSet
+) -> None:
+    """Refuse to write over what the command reads, or two things into one file.
+
+    Raises:
+        BadParameter: both options name one file.
+        InputError: a file to write is an input: a network, what lies beside it, an image.
+    """
+    from alexnet_edge.errors import InputError
+    from alexnet_edge.manifest import manifest_path
+
+    named = {option: path for option, path in targets.items() if path and str(path) != "-"}
+    if len(named) == 2 and len({_identify(path) for path in named.values()}) == 1:
+        raise typer.BadParameter(f"{' and '.join(named)} name the same file; give each its own")
+    beside = [found for path in read for found in (manifest_path(path), default_table(path))]
+    inputs = {_identify(path) for path in (*read, *beside)}
+    if any(path.exists() for path in named.values()):
+        files = (item.source for item in images.items)
+        inputs |= {_identify(path) for path in files if isinstance(path, Path)}
+    for option, path in named.items():
+        if _identify(path) in inputs:
+            raise InputError(
+                f"{path}: is an input of the comparison, which {option} would replace",
+                hint=f"name another file with {option}",
+            )
+
+
+def _identify(path: Path) -> object:
+    """Return the same for two paths just where they are one file, links followed."""
+    try:
+        found = path.stat()
+    except OSError:
+        return path.absolute().parent.resolve() / path.name
+    return found.st_dev, found.st_ino
+
+
+def _remove_state(path: Path) -> None:
+    """Remove what there is nothing more to go on from."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        typer.echo(f"warning: {printable(path)}: could not be removed ({reason})", err=True)
 
 
 def _trace(
@@ -148,7 +204,7 @@ def _trace(
     traces = []
     with progress_bar("tracing") as update:
         for index, runtime in enumerate(engines):
-            update(index, len(engines), runtime.info.path.name)
+            update(index, len(engines), printable(runtime.info.path.name))
             traces.append(trace_stages(runtime, reference, images, settings))
     return traces
 
@@ -184,7 +240,7 @@ def _explaining(resume: Path | None) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if resume is not None and resume.exists():
-            typer.echo(f"the same command goes on from {resume}", err=True)
+            typer.echo(f"the same command goes on from {printable(resume)}", err=True)
         elif resume is None:
             typer.echo("to go on after an interruption, give --resume FILE", err=True)
         raise

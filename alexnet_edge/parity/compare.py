@@ -17,9 +17,15 @@ from typing import Any
 
 from alexnet_edge.artifacts import sha256_file
 from alexnet_edge.dataset import ImageReader, ImageSet
-from alexnet_edge.errors import InputError
+from alexnet_edge.errors import AlexnetEdgeError, InputError
 from alexnet_edge.machine import environment
-from alexnet_edge.parity.common import find_preprocess, hash_images, label_images
+from alexnet_edge.parity.common import (
+    describe_renaming,
+    find_preprocess,
+    find_warnings,
+    hash_images,
+    label_images,
+)
 from alexnet_edge.parity.results import ParityResult
 from alexnet_edge.parity.settings import ParityProgress, ParitySettings
 from alexnet_edge.parity.state import RunState
@@ -75,7 +81,8 @@ def compare_engines(
         engines, reference: opened.
         images: with labels (class folders) for accuracy, without for agreement only.
         settings: margin and batch size.
-        classes: names in label order, for models that name none.
+        classes: names in label order, for models that name none, or whose folders are named
+            otherwise; the result then warns of it.
         state: a file to go on from where it exists; it is written as the run goes and when it is
             interrupted, and stays when it is done: remove it once the result is safe.
         on_progress: called after every batch.
@@ -83,7 +90,8 @@ def compare_engines(
     Raises:
         DatasetError: class folders, and neither model nor argument names the classes; too many
             images cannot be decoded.
-        InputError: an answer is not a number; ``state`` is no state.
+        InputError: an answer is not a number; ``classes`` contradict a model's; ``state`` is no
+            state, or cannot be written.
         StaleArtifactError: two of the networks prepare images differently, or answer other
             classes; ``state`` is that of another run.
     """
@@ -94,6 +102,7 @@ def compare_engines(
     chosen = images.sample(settings.max_images, seed=settings.seed)
     chosen = label_images(chosen, infos, reference.info, classes)
     run = _Run(engines, reference, chosen, spec, settings)
+    run.note(describe_renaming(classes, [reference.info, *infos]))
     if state is not None:
         run.open_state(state)
     run.finish(on_progress)
@@ -115,11 +124,17 @@ class _Run:
         self._images, self._spec, self._settings = images, spec, settings
         self._tally = Tally(images, reference.info, [runtime.info for runtime in engines])
         self._state: RunState | None = None
+        self._notes: list[str] = []
         self._seconds = 0.0
         self._started = time.monotonic()
         self._engine_sha256 = [sha256_file(runtime.info.path) for runtime in engines]
         self._reference_sha256 = sha256_file(reference.info.path)
         self._images_sha256 = hash_images(images)
+
+    def note(self, warning: str | None) -> None:
+        """Add a warning to the results, once."""
+        if warning is not None and warning not in self._notes:
+            self._notes.append(warning)
 
     def open_state(self, path: Path) -> None:
         """Take up a run, or begin one that can be."""
@@ -192,8 +207,17 @@ class _Run:
         return reference, answers
 
     def _save(self, restart: int) -> None:
-        if self._state is not None:
+        """Save the state; where that fails the run goes on, for its result is worth more."""
+        if self._state is None:
+            return
+        try:
             self._state.save(self._tally, restart, self._elapsed())
+        except (OSError, AlexnetEdgeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            self.note(
+                f"{self._state.path}: the state could not be saved ({reason}): the run cannot be "
+                "gone on with from there"
+            )
 
     def _elapsed(self) -> float:
         return self._seconds + time.monotonic() - self._started
@@ -214,6 +238,8 @@ class _Run:
         flips = summary.flips if is_labelled else Flips(fixed=0, broken=summary.changed)
         count = summary.labelled if is_labelled else summary.count
         interval = drop_interval(flips, count)
+        # A share of changed answers is never negative.
+        basis_interval = interval if is_labelled else (max(0.0, interval[0]), interval[1])
         verdict = judge(interval, margin)
         is_open = verdict == INCONCLUSIVE
         return ParityResult(
@@ -243,6 +269,8 @@ class _Run:
             images_sha256=self._images_sha256,
             seconds=self._seconds,
             environment=machine,
+            verdict_ci95_pp=basis_interval,
+            warnings=(*find_warnings(engine, reference), *self._notes),
             **(self._labelled_figures(summary, interval) if is_labelled else _NO_LABELS),
         )
 

@@ -90,15 +90,19 @@ class ParityResult:
             (probabilities or logits, as ``output_kind`` says); sqnr_db is None for equal outputs.
         logit_sqnr_db: of the logits, less their mean; a softmax only hides that mean.
         drop_pp: top-1 lost, in percentage points; positive when the engine is worse.
-        drop_ci95_pp: its 95 % interval, by Tango's score; the verdict rests on it.
+        drop_ci95_pp: its 95 % interval, by Tango's score; with labels the verdict rests on it.
         drop_bootstrap95_pp: the same by paired bootstrap.
         flips: fixed and broken answers.
         mcnemar_p: exact two-sided p-value that fixed and broken are equally likely.
         noninferiority_p: one-sided p-value of a drop of the margin or more; below 0.025 passes.
         margin_pp, verdict: the margin, and `pass`, `fail` or `inconclusive`.
         images_needed: how many would decide at the rates seen; None unless inconclusive.
-        minimum_detectable_drop_pp: the smallest drop that so many images show, with 80 % power.
+        minimum_detectable_drop_pp: the smallest drop that so many images show, with 80 % power;
+            None where they are too few to show any.
         basis: what the verdict rests on: `top1`, or `agreement` without labels.
+        verdict_ci95_pp: the interval that the verdict rests on: ``drop_ci95_pp``, or without labels
+            that of the share of changed answers, each of which may be a broken one.
+        warnings: what makes the comparison another one than it seems; empty as a rule.
         per_class: classes that have images, in label order; empty without labels.
         flipped, flipped_total: images whose answer changed, broken ones first and the surest
             first; at most `MOST_FLIPPED` of them.
@@ -132,7 +136,7 @@ class ParityResult:
     margin_pp: float
     verdict: str
     images_needed: int | None
-    minimum_detectable_drop_pp: float
+    minimum_detectable_drop_pp: float | None
     basis: str
     per_class: tuple[ClassParity, ...]
     flipped: tuple[FlippedImage, ...]
@@ -151,4 +155,6 @@ class ParityResult:
     layers: tuple[LayerSqnr, ...] | None = None
     layers_note: str | None = None
     divergence: Divergence | None = None
+    verdict_ci95_pp: tuple[float, float] | None = None
+    warnings: tuple[str, ...] = ()
     kind: str = "parity"

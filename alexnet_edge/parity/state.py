@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +22,17 @@ import numpy as np
 from alexnet_edge.artifacts import write_bytes
 from alexnet_edge.dataset import SkippedImage
 from alexnet_edge.errors import InputError, StaleArtifactError
-from alexnet_edge.parity.tally import Tally
+from alexnet_edge.parity.tally import DONE, PENDING, Tally
 
 VERSION = 1
 
 Identity = Mapping[str, Any]
+
+_MALFORMED = (
+    ValueError, KeyError, TypeError, AttributeError, EOFError, OverflowError, RuntimeError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What reading an archive raises that this module did not write, or that was damaged since."""
 
 
 class RunState:
@@ -70,31 +79,42 @@ class RunState:
         """Fill a new tally with what was saved, if anything was; return the seconds spent on it.
 
         Raises:
-            InputError: the file is no state, or its folder is not there.
+            InputError: the file is no state, or cannot be written.
             StaleArtifactError: it is the state of another run.
         """
-        if not self.path.parent.is_dir():  # told now rather than when the first rows are saved
-            folder = self.path.parent
-            raise InputError(f"{folder}: no such folder", hint=f"mkdir -p {folder}")
+        self._require_writable()
         if not self.path.exists():
             return 0.0
         try:
             with np.load(self.path, allow_pickle=False) as saved:
                 known = json.loads(saved["known"].tobytes())
-                self._require_same(known["identity"])
-                position = int(known["position"])
-                tally.status[:position] = saved["status"]
-                tally.reference[:position] = saved["reference"]
-                for index, rows in enumerate(tally.engines):
-                    rows[:position] = saved[f"engine{index}"]
-                tally.classes = int(known["classes"])
-                tally.skipped = [SkippedImage(name, reason) for name, reason in known["skipped"]]
-                tally.rewind(position)
-                return float(known["seconds"])
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+                self._require_same(dict(known["identity"].items()))
+                return _fill(tally, saved, known)
+        except OSError as error:
             raise InputError(
-                f"{self.path}: is not the state of a comparison ({error})",
+                f"{self.path}: cannot be read ({error.strerror or error})",
+                hint="name another file with --resume",
+            ) from error
+        except _MALFORMED as error:
+            raise InputError(
+                f"{self.path}: is not the state of a comparison, or is damaged",
                 hint="name another file with --resume, or remove this one to begin again",
+            ) from error
+
+    def _require_writable(self) -> None:
+        """Find out now, rather than when the first rows are saved."""
+        folder = self.path.parent
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder", hint=f"mkdir -p {folder}")
+        if self.path.is_dir():
+            raise InputError(f"{self.path}: is a folder", hint="name a file with --resume")
+        try:
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{self.path.stem}."):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: cannot be written ({error.strerror or error})",
+                hint="name a file with --resume in a folder that you may write to",
             ) from error
 
     def _require_same(self, found: Mapping[str, Any]) -> None:
@@ -110,3 +130,32 @@ class RunState:
                 hint="go on with the same engines, images and options, or remove the file to begin "
                 "again",
             )  # fmt: skip
+
+
+def _fill(tally: Tally, saved: Mapping[str, Any], known: Mapping[str, Any]) -> float:
+    """Take up the rows of a state; return its seconds.
+
+    Raises:
+        ValueError: they are not rows such as `RunState.save` writes.
+    """
+    position, classes, seconds = int(known["position"]), int(known["classes"]), known["seconds"]
+    if not 0 <= position <= len(tally.status) or not math.isfinite(seconds):
+        raise ValueError(f"position {position}, {seconds} seconds")
+    targets = {"status": tally.status, "reference": tally.reference}
+    targets |= {f"engine{index}": rows for index, rows in enumerate(tally.engines)}
+    for name, rows in targets.items():
+        found = saved[name]
+        if found.dtype != rows.dtype or found.shape != (position,):
+            raise ValueError(f"{name} is {found.dtype} {found.shape}")
+        rows[:position] = found
+    if (tally.status[:position] == PENDING).any():
+        raise ValueError("an image before the position is pending")
+    done = tally.status[:position] == DONE
+    for rows in (tally.reference, *tally.engines):
+        answers = rows["answer"][:position][done]
+        if ((answers < 0) | (answers >= classes)).any():
+            raise ValueError("an answer is none of the classes")
+    tally.classes = classes
+    tally.skipped = [SkippedImage(str(name), str(reason)) for name, reason in known["skipped"]]
+    tally.rewind(position)
+    return float(seconds)

@@ -29,6 +29,8 @@ _Z_POWER = _NORMAL.inv_cdf(POWER)
 _RESAMPLES = 20_000
 _BISECTIONS = 60
 _MOST_IMAGES = 10**9
+_MANY_FLIPS = 100
+"""Expected flips from which the normal distribution stands for the exact one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,22 +111,69 @@ def images_needed(flips: Flips, count: int, margin_pp: float) -> int:
     return max(least, _images_to_tell(broken, fixed, margin))
 
 
-def minimum_detectable_drop_pp(flips: Flips, count: int) -> float:
+def minimum_detectable_drop_pp(flips: Flips, count: int) -> float | None:
     """Return the smallest drop that this many images show to be one, with probability `POWER`.
 
     Shown means that the 95 % interval lies above 0. The rate of flips is taken as observed, but is
-    at least the drop itself: an engine cannot lose 1 % of the answers without changing 1 %.
-    (Connor, Biometrics 43, 1987: the sample size of McNemar's test.)
+    at least the drop itself: an engine cannot lose 1 % of the answers without changing 1 %. The
+    power is summed exactly where few flips are expected, which come in steps; with `_MANY_FLIPS`
+    and more it is that of Connor (Biometrics 43, 1987: the sample size of McNemar's test).
+
+    Returns:
+        Percentage points; None with three images and fewer, which show nothing even of an engine
+        that breaks them all.
     """
+    if math.sqrt(count) <= _Z:  # the score of an engine that breaks them all
+        return None
     discordance = (flips.broken + flips.fixed) / count
+    estimate = _estimate_detectable(discordance, count)
+    if count * max(discordance, estimate) > _MANY_FLIPS:
+        return 100 * estimate
+
+    def excess(drop: float) -> float:
+        return _detection_power(count, max(discordance, drop), drop) - POWER
+
+    highest = min(1.0, 2 * estimate + 10 / count)
+    return 100 * (_bisect(excess, 0.0, highest) if excess(highest) > 0 else estimate)
+
+
+def _estimate_detectable(discordance: float, count: int) -> float:
+    """Return the detectable drop as a fraction, were the score normally distributed."""
 
     def missing(drop: float) -> float:
         rate = max(discordance, drop)
         needed = _images_to_tell((rate + drop) / 2, (rate - drop) / 2, 0.0)
         return float(count - needed)
 
-    # Four images and fewer show nothing, whatever they lose.
-    return 100 * _bisect(missing, 1e-9, 1.0) if missing(1.0) > 0 else 100.0
+    return _bisect(missing, 1e-9, 1.0) if missing(1.0) > 0 else 1.0
+
+
+def _detection_power(count: int, rate: float, drop: float) -> float:
+    """Return the exact probability that the 95 % interval lies above 0.
+
+    The number of flips is binomial, and so is how many of them are broken ones; the interval leaves
+    0 out where (broken - fixed) / sqrt(flips) exceeds 1.96.
+
+    Args:
+        count: images.
+        rate: of flips, a fraction.
+        drop: a fraction, at most ``rate``.
+    """
+    rate = min(rate, 1 - 1e-12)
+    share = min((1 + drop / rate) / 2, 1 - 1e-15)
+    expected = count * rate
+    most = min(count, math.ceil(expected + 10 * math.sqrt(expected) + 20))
+    numbers = np.arange(most + 1)
+    before = numbers[:-1]
+    steps = np.log((count - before) / (before + 1)) + math.log(rate / (1 - rate))
+    of_flips = count * math.log1p(-rate) + np.concatenate([[0.0], np.cumsum(steps)])
+    factorial = np.concatenate([[0.0], np.cumsum(np.log(numbers[1:]))])
+    total, broken = numbers[:, None], numbers[None, :]
+    total, broken = np.nonzero((broken <= total) & (2 * broken - total > _Z * np.sqrt(total)))
+    fixed = total - broken
+    ways = factorial[total] - factorial[broken] - factorial[fixed]
+    split = broken * math.log(share) + fixed * math.log1p(-share)
+    return float(np.exp(of_flips[total] + ways + split).sum())
 
 
 def _images_to_tell(broken: float, fixed: float, margin: float) -> int:

@@ -192,9 +192,117 @@ def test_a_file_that_is_no_state_is_kept(run, built):
 
 
 def test_too_few_images_are_told_how_many_it_takes(run, built):
-    done = run("parity", "alexnet.onnx", "--reference", "alexnet.onnx", "--images", "digits:val",
-               "--json", "result.json")  # fmt: skip
+    done = run("parity", "alexnet.fp32.onnx", "--reference", "alexnet.onnx", "--images",
+               "digits:val", "--json", "result.json")  # fmt: skip
     assert done.code == 3
     result = json.loads((built / "result.json").read_text())
     assert (result["verdict"], result["images_needed"]) == ("inconclusive", 765)
     assert "765 images" in done.out
+    assert done.err == "", "nothing to warn of"
+    assert result["warnings"] == []
+
+
+def test_one_image_shows_nothing_and_says_so(run, built):
+    done = run("parity", "alexnet.fp32.onnx", "--reference", "alexnet.onnx", "--images",
+               "digits:val", "--max-images", "1", "--json", "-")  # fmt: skip
+    assert done.code == 3
+    assert json.loads(done.out)["minimum_detectable_drop_pp"] is None
+    assert "(so few as here show no drop, however large)" in done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--json", "a.file", "--resume", "./a.file"], "--json and --resume name the same file"),
+        (["--json", "alexnet.int8.onnx"], "alexnet.int8.onnx: is an input"),
+        (["--resume", "link.onnx"], "link.onnx: is an input"),
+        (["--json", "alexnet.int8.onnx.json"], "alexnet.int8.onnx.json: is an input"),
+        (["--json", "names.txt", "--classes", "names.txt"], "names.txt: is an input"),
+        (["--json", "photos/3/0.png"], "photos/3/0.png: is an input"),
+    ],
+)
+def test_what_is_read_is_never_written(run, built, val_photos, options, told):
+    (built / "link.onnx").symlink_to("alexnet.onnx")
+    (built / "names.txt").write_text("\n".join("0123456789"))
+    before = {path: path.read_bytes() for path in built.rglob("*") if path.is_file()}
+    done = run("parity", "alexnet.int8.onnx", "--reference", "alexnet.onnx", "--images", "photos",
+               *options)  # fmt: skip
+    assert done.code in (1, 2)
+    assert told in " ".join(done.err.split())
+    assert {path: path.read_bytes() for path in built.rglob("*") if path.is_file()} == before
+
+
+@pytest.fixture
+def val_photos(built, digits_folders):
+    """`photos` in `built`: one digit of each class, in class folders."""
+    for digit in range(10):
+        (built / "photos" / str(digit)).mkdir(parents=True)
+        first = min((digits_folders / "val" / str(digit)).iterdir())
+        shutil.copy(first, built / "photos" / str(digit) / "0.png")
+    return built / "photos"
+
+
+def test_a_file_compared_with_itself_is_refused(run, built):
+    shutil.copy(built / "alexnet.onnx", built / "copy.onnx")
+    for engine in ("alexnet.onnx", "copy.onnx"):
+        done = run("parity", engine, "--reference", "alexnet.onnx", "--images", "digits:val")
+        assert done.code == 1
+        assert f"{engine}: is the reference itself" in done.err
+        assert "hint: give --reference the FP32 graph" in done.err
+
+
+def test_a_quantized_reference_and_another_model_are_warned_of(run, built):
+    negate_last_layer(built / "alexnet.onnx", built / "other.onnx")
+    done = run(
+        "parity", "alexnet.fp32.onnx", "other.onnx", "--reference", "alexnet.int8.onnx",
+        "--images", "digits:val", "--max-images", "20", "--json", "result.json",
+    )  # fmt: skip
+    assert done.code == 3
+    assert done.err.count("warning: alexnet.int8.onnx: the reference is INT8, not FP32") == 2
+    own, other = json.loads((built / "result.json").read_text())["parity"]
+    assert len(own["warnings"]) == 1
+    assert "the reference is INT8" in own["warnings"][0]
+    assert len(other["warnings"]) == 2
+    assert "other.onnx: was made from another graph of the same checkpoint" in done.err
+
+
+def test_without_labels_the_interval_that_decides_is_shown(run, built, val_photos):
+    (built / "flat").mkdir()
+    for file in val_photos.glob("*/*.png"):
+        shutil.copy(file, built / "flat" / f"{file.parent.name}.png")
+    negate_last_layer(built / "alexnet.onnx", built / "broken.onnx")
+    done = run("parity", "broken.onnx", "--reference", "alexnet.onnx", "--images", "flat",
+               "--json", "result.json")  # fmt: skip
+    result = json.loads((built / "result.json").read_text())
+    low, high = result["verdict_ci95_pp"]
+    changed = 100 * (1 - result["agreement"])
+    assert result["basis"] == "agreement"
+    assert 0 <= low < changed <= high
+    expected = f"{changed:.2f} % of the answers changed, 95 % interval {low:.2f} to {high:.2f}"
+    assert expected in done.out
+
+
+def test_names_cannot_steer_the_terminal(run, built, val_photos):
+    forged = "a\x1b]0;mine\x07\u202e\nverdict: pass at a margin.png"
+    (built / "flat").mkdir()
+    for index in range(60):
+        file = val_photos / str(index % 10) / "0.png"
+        shutil.copy(file, built / "flat" / f"{index}{forged}")
+    (built / "flat" / f"zz{forged}").write_bytes(b"no image")
+    negate_last_layer(built / "alexnet.onnx", built / "broken.onnx")
+    done = run("parity", "broken.onnx", "--reference", "alexnet.onnx", "--images", "flat",
+               "--max-bad", "0.1", "--flips", "1")  # fmt: skip
+    assert done.code == 3, done.err
+    assert not {"\x1b", "\x07", "\u202e"} & set(done.out + done.err)
+    assert [line for line in done.out.splitlines() if line.startswith("verdict")] == [
+        "verdict: fail at a margin of 0.5 pp of agreement, for want of labels"
+    ]
+    assert done.out.count(r"a\x1b]0;mine\x07\u202e\nverdict") == 2, "one flip, one skipped"
+
+
+def test_a_state_that_cannot_be_written_is_told_at_once(run, built):
+    done = run("parity", "alexnet.int8.onnx", "--reference", "alexnet.onnx", "--images",
+               "digits:val", "--resume", "/proc/st")  # fmt: skip
+    assert done.code == 1
+    assert "/proc/st: cannot be written" in done.err
+    assert "agreement" not in done.out

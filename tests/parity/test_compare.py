@@ -23,6 +23,7 @@ from alexnet_edge.parity import (
     ParitySettings,
     compare_answers,
     compare_engines,
+    drop_interval,
 )
 from alexnet_edge.results import to_json
 from alexnet_edge.runtimes.loader import open_engine
@@ -35,7 +36,7 @@ JSON_KEYS = {
     "logit_sqnr_db", "output_kind", "skipped", "engine_path", "reference_path", "images_needed",
     "minimum_detectable_drop_pp", "per_class", "flipped", "flipped_total", "worst", "layers",
     "divergence", "engine_sha256", "model_sha256", "images_sha256", "images_name", "environment",
-    "seconds", "noninferiority_p", "drop_bootstrap95_pp",
+    "seconds", "noninferiority_p", "drop_bootstrap95_pp", "verdict_ci95_pp", "warnings",
 }  # fmt: skip
 
 
@@ -99,7 +100,7 @@ def test_ten_images_settle_nothing(tiny_onnx, val):
     assert (result.images, result.agreement) == (10, 1)
     assert result.verdict == "inconclusive"
     assert result.images_needed == 765
-    assert 50 < result.minimum_detectable_drop_pp < 80
+    assert 45 < result.minimum_detectable_drop_pp < 50
 
 
 def test_figures_are_those_of_the_raw_answers(int8_engine, tiny_onnx, val):
@@ -276,6 +277,9 @@ def test_unlabelled_folder_is_judged_by_agreement(tiny_onnx, val, tmp_path):
     assert result.drop_ci95_pp is result.mcnemar_p is result.noninferiority_p is None
     assert result.per_class == ()
     assert result.verdict == "inconclusive"
+    low, high = result.verdict_ci95_pp
+    assert (low, high) == (0, drop_interval(Flips(0, 0), result.images)[1])
+    assert compare(tiny_onnx, tiny_onnx, val).verdict_ci95_pp[0] < 0, "a drop may be negative"
 
 
 def test_labels_go_by_the_folders_names_and_not_by_their_order(tiny_onnx, val, tmp_path):
@@ -315,6 +319,33 @@ def test_given_classes_name_folders_otherwise_than_the_model_does(tiny_onnx, val
         shutil.copytree(val / str(digit), tmp_path / name)
     result = compare(tiny_onnx, tiny_onnx, tmp_path, classes=names)
     assert result.reference == compare(tiny_onnx, tiny_onnx, val).reference
+    assert result.warnings == (f"--classes calls output 0 'n0000', {tiny_onnx} '0'",)
+
+
+def test_the_models_own_names_given_in_another_order_are_refused(tiny_onnx, val):
+    with pytest.raises(InputError, match="names output 3 '3', --classes names it '4'") as refused:
+        compare(tiny_onnx, tiny_onnx, val, classes=tuple("0124356789"))
+    assert "leave --classes out" in refused.value.hint
+    same = compare(tiny_onnx, tiny_onnx, val, classes=tuple("0123456789"), max_images=10)
+    assert same.warnings == ()
+
+
+def test_an_engine_of_another_model_is_warned_of(
+    int8_engine, tiny_checkpoint, tiny_onnx, val, tmp_path
+):
+    other = change_onnx(tiny_onnx, tmp_path / "other.onnx", scale=0.5)
+    unstamped = change_onnx(other, tmp_path / "unstamped.onnx", metadata="checkpoint_sha256")
+    (warning,) = compare(int8_engine, unstamped, val, max_images=8).warnings
+    assert warning.startswith(f"{int8_engine}: was made from another model")
+    assert sha256_file(tiny_onnx)[:12] in warning
+    assert sha256_file(unstamped)[:12] in warning
+    for reference in (tiny_onnx, tiny_checkpoint):
+        assert compare(int8_engine, reference, val, max_images=8).warnings == ()
+
+
+def test_a_quantized_reference_is_warned_of(int8_engine, tiny_onnx, val):
+    (warning,) = compare(tiny_onnx, int8_engine, val, max_images=8).warnings
+    assert warning.startswith(f"{int8_engine}: the reference is INT8, not FP32")
 
 
 def test_folder_of_an_unknown_class_is_named(tiny_onnx, val, tmp_path):

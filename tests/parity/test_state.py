@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 
+import numpy as np
 import pytest
 
 from alexnet_edge.dataset import open_images
@@ -155,6 +157,90 @@ def test_a_file_that_is_no_state_is_refused_and_kept(
         compare(int8_engine, tiny_onnx, val, state)
     assert "--resume" in refused.value.hint
     assert state.read_bytes() == content
+
+
+def change_known(**fields):
+    def change(arrays):
+        known = json.loads(arrays["known"].tobytes()) | fields
+        arrays["known"] = np.frombuffer(json.dumps(known).encode(), np.uint8)
+
+    return change
+
+
+def change_array(name, make):
+    def change(arrays):
+        arrays[name] = make(arrays[name])
+
+    return change
+
+
+DAMAGE = [
+    change_known(identity=5),
+    change_known(identity=None),
+    change_known(position=10**6),
+    change_known(position="many"),
+    change_known(classes=0),
+    change_known(seconds=None),
+    change_known(skipped=7),
+    change_array("engine0", lambda rows: rows["rank"]),
+    change_array("engine0", lambda rows: rows[:8]),
+    change_array("reference", lambda rows: rows["answer"].astype(object)),
+    change_array("status", lambda rows: rows.astype(np.float64)),
+    change_array("status", np.zeros_like),
+    change_array("known", lambda known: known[:-5]),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_state_is_refused(int8_engine, tiny_onnx, val, tmp_path, damage):
+    state = tmp_path / "run.state"
+    with pytest.raises(KeyboardInterrupt):
+        compare(int8_engine, tiny_onnx, val, state, stop_at=24)
+    with np.load(state) as saved:
+        arrays = dict(saved)
+    damage(arrays)
+    with state.open("wb") as file:
+        np.savez(file, **arrays)
+    with pytest.raises(InputError, match="is not the state of a comparison") as refused:
+        compare(int8_engine, tiny_onnx, val, state)
+    assert "pickle" not in refused.value.message + refused.value.hint
+    assert "remove this one" in refused.value.hint
+
+
+def test_a_model_or_json_as_the_state_is_refused_and_kept(int8_engine, tiny_onnx, val, tmp_path):
+    array = tmp_path / "array.npy"
+    np.save(array, np.zeros(3))
+    text = tmp_path / "result.json"
+    text.write_text('{"kind": "parity"}')
+    for state in (shutil.copy(tiny_onnx, tmp_path / "copy.onnx"), array, text):
+        before = state.read_bytes()
+        with pytest.raises(InputError, match="is not the state of a comparison") as refused:
+            compare(int8_engine, tiny_onnx, val, state)
+        assert "pickle" not in refused.value.message
+        assert state.read_bytes() == before
+
+
+def test_a_state_that_can_no_longer_be_saved_does_not_lose_the_result(
+    int8_engine, tiny_onnx, val, tmp_path
+):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    with open_engine(int8_engine) as ours, open_engine(tiny_onnx) as theirs:
+        found = compare_engines(
+            [ours], theirs, open_images(val), SETTINGS, state=folder / "run.state",
+            on_progress=lambda at: shutil.rmtree(folder, ignore_errors=True),
+        )  # fmt: skip
+    assert found[0].images == 100
+    assert "the state could not be saved" in found[0].warnings[-1]
+    expected, _ = compare(int8_engine, tiny_onnx, val)
+    assert without_time(found[0]) == dataclasses.replace(
+        without_time(expected), warnings=found[0].warnings
+    )
+
+
+def test_a_state_must_be_a_file_that_can_be_written(int8_engine, tiny_onnx, val, tmp_path):
+    with pytest.raises(InputError, match="is a folder"):
+        compare(int8_engine, tiny_onnx, val, tmp_path, stop_at=1)
 
 
 def test_a_missing_folder_is_told_before_the_first_image(int8_engine, tiny_onnx, val, tmp_path):

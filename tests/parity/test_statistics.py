@@ -253,12 +253,39 @@ def test_the_minimum_detectable_drop_is_detected_four_times_in_five(flips, n):
     drop = minimum_detectable_drop_pp(flips, n) / 100
     rate = max((flips.broken + flips.fixed) / n, drop)
     broken, fixed = (rate + drop) / 2, (rate - drop) / 2
-    drawn = np.random.default_rng(n).multinomial(n, [broken, fixed, 1 - rate], 2000)
+    drawn = np.random.default_rng(n).multinomial(n, [broken, fixed, 1 - rate], 4000)
     interval = cached_interval()
     seen = np.mean([interval(int(b), int(f), n)[0] > 0 for b, f, _ in drawn])
-    # A handful of flips comes in steps: four broken ones are the least that show.
-    low, high = (0.75, 0.85) if rate * n > 12 else (0.78, 0.97)
-    assert low <= seen <= high
+    assert seen == pytest.approx(0.8, abs=0.025)
+
+
+@pytest.mark.parametrize(
+    ("n", "drop_pp"), [(100, 5.45), (200, 2.74), (418, 1.315), (1000, 0.551), (4, 94.57)]
+)
+def test_without_a_flip_four_broken_ones_must_be_likely(n, drop_pp):
+    """Fewer than four broken ones, and none fixed, leave 0 within the interval."""
+    found = minimum_detectable_drop_pp(Flips(0, 0), n)
+    assert stats.binom.sf(3, n, found / 100) == pytest.approx(0.8, abs=1e-6)
+    assert found == pytest.approx(drop_pp, abs=0.01)
+
+
+@pytest.mark.parametrize("flips", [Flips(0, 1), Flips(1, 4), Flips(6, 6), Flips(30, 30)])
+@pytest.mark.parametrize("n", [60, 418, 5000])
+def test_the_power_at_the_minimum_detectable_drop_is_the_exact_sum(flips, n):
+    drop = minimum_detectable_drop_pp(flips, n) / 100
+    rate = max((flips.broken + flips.fixed) / n, drop)
+    power = 0.0
+    for total in range(4, min(n, 400) + 1):
+        least = math.floor((total + Z * math.sqrt(total)) / 2)
+        conditional = stats.binom.sf(least, total, (1 + drop / rate) / 2)
+        power += stats.binom.pmf(total, n, rate) * conditional
+    assert power == pytest.approx(0.8, abs=1e-6)
+
+
+def test_the_minimum_detectable_drop_has_no_step_where_the_normal_distribution_takes_over():
+    found = [minimum_detectable_drop_pp(Flips(k, k), 5000) for k in range(46, 55)]
+    assert found == sorted(found)
+    assert max(np.diff(found)) < 0.02
 
 
 def test_the_minimum_detectable_drop_shrinks_with_images_and_grows_with_flips():
@@ -266,4 +293,5 @@ def test_the_minimum_detectable_drop_shrinks_with_images_and_grows_with_flips():
     assert found == sorted(found, reverse=True)
     calm, noisy = (minimum_detectable_drop_pp(Flips(k, k), 1000) for k in (2, 40))
     assert calm < noisy
-    assert minimum_detectable_drop_pp(Flips(0, 0), 3) == 100
+    assert minimum_detectable_drop_pp(Flips(0, 0), 3) is None
+    assert minimum_detectable_drop_pp(Flips(0, 3), 3) is None

@@ -48,7 +48,7 @@ def quantile_interval(
 
 
 def clustered_quantile_interval(
-    blocks: Sequence[Floats], quantile: float
+    groupings: Sequence[Sequence[Floats]], quantile: float
 ) -> tuple[float, float] | None:
     """Return the 95 % confidence interval of a quantile of samples that come in blocks.
 
@@ -57,39 +57,43 @@ def clustered_quantile_interval(
     Journal of the American Statistical Association 47, 1952.)
 
     Args:
-        blocks: of samples, in any order; fewer than 6 say nothing of how they differ.
+        groupings: the same samples in blocks, in one or several ways, of which the one counts by
+            which they are worth least; fewer than 3 blocks say nothing of how they differ.
         quantile: 0.5 for the median, 0.99 for p99.
 
     Returns:
         None where the samples are too few, or blocks differ too much.
     """
-    ordered = np.sort(np.concatenate(blocks))
+    ordered = np.sort(np.concatenate(groupings[0]))
     at = float(np.quantile(ordered, quantile))
-    sizes = np.array([len(block) for block in blocks], np.float64)
     # Where many samples are equal, those that are no smaller may tell what the larger ones do not.
     effect = max(
         design_effect(
-            np.array([np.count_nonzero(is_counted(block, at)) for block in blocks]), sizes
+            np.array([np.count_nonzero(is_counted(block, at)) for block in blocks]),
+            np.array([len(block) for block in blocks], np.float64),
+            fewest=3,
         )
+        for blocks in groupings
         for is_counted in (np.greater, np.greater_equal)
     )
     return quantile_interval(ordered, quantile, effect)
 
 
-def design_effect(counted: Floats, sizes: Floats) -> float:
+def design_effect(counted: Floats, sizes: Floats, *, fewest: int = FEWEST_BLOCKS) -> float:
     """Return how many times the variance of independent samples a share of all of them has.
 
     The variance of a ratio over blocks against a binomial share's (Kish's deff: Cochran, Sampling
     Techniques, chapters 6 and 9), times what Student's t is wider for so many blocks than a normal
-    distribution. At least 1, and 1 for fewer than 6 blocks.
+    distribution. At least 1.
 
     Args:
         counted: how many samples of each block are counted.
         sizes: how many there are.
+        fewest: the effect of fewer blocks is 1.
     """
     blocks, total = len(sizes), float(sizes.sum())
     share = float(counted.sum()) / total if total else 0.0
-    if blocks < FEWEST_BLOCKS or not 0 < share < 1:
+    if blocks < fewest or not 0 < share < 1:
         return 1.0
     residuals = counted - share * sizes
     ratio = float(residuals @ residuals) / (share * (1 - share) * total)

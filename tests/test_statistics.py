@@ -83,7 +83,7 @@ def sampled(rng, blocks, between):
 def test_simulated_blocks_that_differ_lie_within_their_intervals(quantile, between):
     rng = np.random.default_rng(5)
     true = np.exp(stats.norm(0, np.hypot(0.01, between)).ppf(quantile))
-    found = [clustered_quantile_interval(sampled(rng, 40, between), quantile) for _ in range(600)]
+    found = [clustered_quantile_interval([sampled(rng, 40, between)], quantile) for _ in range(600)]
     covered = [low <= true <= high for low, high in filter(None, found)]
     assert len(covered) > 590
     assert 0.93 <= np.mean(covered) <= 0.985
@@ -96,18 +96,27 @@ def test_simulated_blocks_that_differ_lie_within_their_intervals(quantile, betwe
 def test_blocks_without_an_order_are_as_good_as_independent_samples():
     samples = np.random.default_rng(2).permutation(np.arange(1.0, 1001))
     blocks = np.split(samples, 20)
-    low, high = clustered_quantile_interval(blocks, 0.9)
+    low, high = clustered_quantile_interval([blocks], 0.9)
     plain = quantile_interval(np.sort(samples), 0.9)
     assert low <= plain[0] < plain[1] <= high
     assert high - low < 2 * (plain[1] - plain[0])
-    assert clustered_quantile_interval([samples], 0.9) == plain
+    assert clustered_quantile_interval([[samples]], 0.9) == plain
 
 
 def test_blocks_that_differ_altogether_are_worth_one_sample_each():
     counted, sizes = np.array([50.0, 0] * 10), np.full(20, 50.0)
     normal = (stats.t(19).ppf(0.975) / stats.norm.ppf(0.975)) ** 2
     assert design_effect(counted, sizes) == pytest.approx(50 * 20 / 19 * normal)
-    assert clustered_quantile_interval([np.full(50, float(at)) for at in range(8)], 0.9) is None
+    assert clustered_quantile_interval([[np.full(50, float(at)) for at in range(8)]], 0.9) is None
+
+
+def test_the_grouping_by_which_samples_are_worth_least_counts():
+    rng = np.random.default_rng(4)
+    blocks = sampled(rng, 12, 0.02)
+    mixed = np.split(rng.permutation(np.concatenate(blocks)), 12)
+    both = clustered_quantile_interval([mixed, blocks], 0.5)
+    assert both == clustered_quantile_interval([blocks], 0.5)
+    assert both != clustered_quantile_interval([mixed], 0.5)
 
 
 @pytest.mark.parametrize("counted", [0.0, 50.0])

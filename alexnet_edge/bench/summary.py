@@ -17,7 +17,6 @@ from alexnet_edge.bench.validity import judge_engine, measure_utilization, measu
 from alexnet_edge.manifest import find_manifest
 from alexnet_edge.runtimes.base import EngineInfo
 from alexnet_edge.statistics import (
-    FEWEST_BLOCKS,
     Floats,
     clustered_quantile_interval,
     ratio_interval,
@@ -40,8 +39,8 @@ def summarize_latency(samples_ns: Sequence[int], turns: Sequence[int] = ()) -> L
     """
     milliseconds = np.asarray(samples_ns, np.float64) / 1e6
     p50, p90, p99 = (float(x) for x in np.percentile(milliseconds, (50, 90, 99)))
-    blocks = _cut_into_blocks(milliseconds, turns or (len(milliseconds),), cut=bool(turns))
-    intervals = [clustered_quantile_interval(blocks, quantile) for quantile in (0.5, 0.9, 0.99)]
+    groupings = _group(milliseconds, turns)
+    intervals = [clustered_quantile_interval(groupings, q) for q in (0.5, 0.9, 0.99)]
     return Latency(
         mean=float(milliseconds.mean()),
         p50=p50,
@@ -50,15 +49,18 @@ def summarize_latency(samples_ns: Sequence[int], turns: Sequence[int] = ()) -> L
         ci95_p50=intervals[0] or (float(milliseconds.min()), float(milliseconds.max())),
         ci95_p90=intervals[1],
         ci95_p99=intervals[2],
-        basis="turns" if len(blocks) >= FEWEST_BLOCKS else "samples",
+        basis="turns" if len(groupings[-1]) > 1 else "samples",
     )
 
 
-def _cut_into_blocks(samples: Floats, turns: Sequence[int], *, cut: bool) -> list[Floats]:
-    """Return the turns; where they are few, parts of them: neighbours in time are alike, too."""
-    parts = math.ceil(_BLOCKS / len(turns)) if cut else 1
+def _group(samples: Floats, turns: Sequence[int]) -> list[list[Floats]]:
+    """Return the turns and, where they are few, parts of them: neighbours in time are alike too."""
+    if not turns:
+        return [[samples]]
     whole = np.split(samples, np.cumsum(turns)[:-1])
-    return [block for turn in whole for block in np.array_split(turn, parts) if len(block)]
+    count = math.ceil(_BLOCKS / len(turns))
+    parts = [part for turn in whole for part in np.array_split(turn, count) if len(part)]
+    return [whole] if count == 1 else [whole, parts]
 
 
 def summarize_slices(turns: Sequence[Turn]) -> Slices:

@@ -21,6 +21,7 @@ from alexnet_edge.bench.validity import judge_extras, judge_run
 from alexnet_edge.bench.warmup import warm_up
 from alexnet_edge.errors import AlexnetEdgeError
 from alexnet_edge.machine import environment
+from alexnet_edge.naming import short_names
 from alexnet_edge.runtimes.base import Runtime
 
 SLICE_S = 0.25
@@ -79,7 +80,7 @@ def bench(
         _add_extras(row, contender, settings, clock)
         for row, contender in zip(rows, measured, strict=True)
     ]
-    reasons = [*run_reasons, *_engine_reasons(rows, measured, run_reasons)]
+    reasons = [*run_reasons, *_engine_reasons(rows, run_reasons)]
     return BenchResult(
         engines=tuple(rows),
         environment=environment(),
@@ -239,13 +240,12 @@ def _add_layers(row: EngineBench, contender: Contender) -> EngineBench:
     return dataclasses.replace(row, layers=LayerShare.of(times))
 
 
-def _engine_reasons(
-    rows: Sequence[EngineBench], measured: Sequence[Contender], run_reasons: Sequence[str]
-) -> list[str]:
+def _engine_reasons(rows: Sequence[EngineBench], run_reasons: Sequence[str]) -> list[str]:
     """Return what single engines are invalid for, naming them."""
+    names = short_names(row.engine for row in rows)
     return [
-        f"{contender.label}: {reason}"
-        for row, contender in zip(rows, measured, strict=True)
+        f"{names[row.engine]} at batch {row.batch}: {reason}"
+        for row in rows
         for reason in row.invalid_because
         if reason not in run_reasons
     ]

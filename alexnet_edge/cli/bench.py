@@ -176,7 +176,7 @@ def _show(output: Output, result: BenchResult) -> None:
         _show_queues(output, result)
     for row in result.engines:
         if row.layers:
-            _show_layers(output, row)
+            _show_layers(output, row, _names(result)[row.engine])
     where = result.environment
     scenario = result.scenario
     output.say(
@@ -199,13 +199,20 @@ def _describe_input(result: BenchResult) -> str:
         said = f"{count} of {result.scenario['images_name']}"
         skipped = ", ".join(row.input_skipped)
         return f"{said}, without {skipped}, which cannot be read" if skipped else said
-    skipping = {Path(row.engine).name for row in result.engines if row.depends_on_input}
+    names = _names(result)
+    skipping = {names[row.engine] for row in result.engines if row.depends_on_input}
     if not skipping:
         return "synthetic input"
     return (
         f"synthetic input; {', '.join(sorted(skipping))} skips zeros, and takes another time on "
         "images: --images DIR"
     )
+
+
+def _names(result: BenchResult) -> dict[str, str]:
+    from alexnet_edge.naming import short_names
+
+    return short_names(row.engine for row in result.engines)
 
 
 def _show_missing(output: Output, result: BenchResult) -> None:
@@ -227,10 +234,11 @@ def _show_latencies(output: Output, result: BenchResult) -> None:
     has_energy = any(row.energy_j_per_inference for row in result.engines)
     columns += ["floor ms", "of floor"] * has_floor + ["mJ"] * has_energy
     table = new_table(*columns, "valid")
+    names = _names(result)
     for row in result.engines:
         latency, floor, energy = row.latency_ms, row.floor, row.energy_j_per_inference
         cells = [
-            Path(row.engine).name, row.precision, str(row.batch), _digits(latency.p50),
+            names[row.engine], row.precision, str(row.batch), _digits(latency.p50),
             f"{_digits(latency.ci95_p50[0])}–{_digits(latency.ci95_p50[1])}", _digits(latency.p90),
             _digits(latency.p99), f"{row.throughput_ips:.1f}", f"{row.size_bytes / 1e6:.1f}",
         ]  # fmt: skip
@@ -247,24 +255,23 @@ def _show_queues(output: Output, result: BenchResult) -> None:
     table = new_table(
         "engine", "queue p50 ms", "p99 ms", "service p50 ms", "p99 ms", "utilization", "unserved"
     )
+    names = _names(result)
     for row in result.engines:
         if row.queue_ms is None or row.service_ms is None:
             continue
         queue, service = row.queue_ms, row.service_ms
         table.add_row(
-            Path(row.engine).name, _digits(queue.p50), _digits(queue.p99), _digits(service.p50),
+            names[row.engine], _digits(queue.p50), _digits(queue.p99), _digits(service.p50),
             _digits(service.p99), "–" if row.utilization is None else f"{row.utilization:.0%}",
             str(row.unserved),
         )  # fmt: skip
     output.show(table)
 
 
-def _show_layers(output: Output, row: EngineBench) -> None:
+def _show_layers(output: Output, row: EngineBench, name: str) -> None:
     """Print the layers that take longest."""
     layers = sorted(row.layers or (), key=lambda layer: -layer.mean_us)
-    table = new_table(
-        f"{Path(row.engine).name} at batch {row.batch}: slowest layers", "op", "µs", "share"
-    )
+    table = new_table(f"{name} at batch {row.batch}: slowest layers", "op", "µs", "share")
     for layer in layers[:_SLOWEST_LAYERS]:
         table.add_row(layer.name, layer.op, f"{layer.mean_us:.0f}", f"{layer.share:.1%}")
     output.show(table)

@@ -37,7 +37,13 @@ def report(
     """
     from alexnet_edge.artifacts import atomic_paths, write_bytes
     from alexnet_edge.errors import InputError
-    from alexnet_edge.report import ReportSettings, make_page, render_html, render_markdown
+    from alexnet_edge.report import (
+        ReportSettings,
+        make_page,
+        printable,
+        render_html,
+        render_markdown,
+    )
 
     read = {path.resolve() for path in (*results, *([history] if history else []))}
     outputs = [path.resolve() for path in (out, markdown) if path is not None]
@@ -53,9 +59,12 @@ def report(
     with atomic_paths(*written) as temporaries:
         for temporary, data in zip(temporaries, written.values(), strict=True):
             write_bytes(temporary, data)
+    for name in dict.fromkeys(page.repeated):
+        typer.echo(f"given more than once, counted once: {printable(name)}", err=True)
     for caution in page.cautions:
-        typer.echo(f"not a valid measurement: {caution.about.text}", err=True)
+        typer.echo(f"not a valid measurement: {printable(caution.about.text)}", err=True)
     for answer in page.answers:
-        typer.echo("".join(part if isinstance(part, str) else part.text for part in answer))
+        told = "".join(part if isinstance(part, str) else part.text for part in answer)
+        typer.echo(printable(told))
     for path, data in written.items():
         typer.echo(f"{path}: {len(data) / 1e3:.0f} kB")

@@ -13,6 +13,9 @@ Row = TypeVar("Row")
 
 BENCH_KEYS: tuple[Callable[[BenchRow], Hashable], ...] = (
     lambda row: (
+        row.path, row.runtime, row.precision, row.batch, row.scenario.get("name"), row.cache,
+    ),
+    lambda row: (
         row.engine, row.runtime, row.precision, row.batch, row.scenario.get("name"), row.cache,
     ),
     lambda row: (row.engine, row.runtime, row.precision, row.batch),
@@ -23,7 +26,10 @@ BENCH_KEYS: tuple[Callable[[BenchRow], Hashable], ...] = (
 )  # fmt: skip
 """From all that tells rows apart to what is left when engines were renamed or settings differ."""
 
-PARITY_KEYS: tuple[Callable[[ParityRow], Hashable], ...] = (lambda row: row.engine,)
+PARITY_KEYS: tuple[Callable[[ParityRow], Hashable], ...] = (
+    lambda row: row.path,
+    lambda row: row.engine,
+)
 
 
 CAMERA_KEYS: tuple[Callable[[CameraRow], Hashable], ...] = (lambda row: row.engine,)

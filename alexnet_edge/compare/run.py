@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from alexnet_edge.compare.kinds import Row, require_kinds
 from alexnet_edge.compare.pairing import pair_rows
 from alexnet_edge.compare.settings import Difference, show_value
 from alexnet_edge.errors import InputError
+from alexnet_edge.naming import short_names
 from alexnet_edge.results_files import ResultsFile, read_results
 
 PASS, FAIL = "pass", "fail"
@@ -79,10 +81,14 @@ def compare_files(
     kind = require_kinds(files)
     pairs, *left = pair_rows(kind.rows(files[0]), kind.rows(files[1]), kind.keys)
     labels = [[row.label for row in rows] for rows in left]
-    changes = [_labelled(*pair, kind.changes(*pair, bounds)) for pair in pairs]
+    changes = _tell_apart(
+        [_labelled(*pair, kind.changes(*pair, bounds)) for pair in pairs],
+        [str(first.raw.get("engine", "")) for first, _ in pairs],
+    )
     differences = [difference for pair in pairs for difference in kind.differences(*pair)]
     invalid = kind.invalid(files, pairs)
     _require_pairs(files, changes)
+    _require_judged(bounds, changes)
     differences = _say_once(differences)
     if not force:
         _require_alike(files, differences, invalid)
@@ -105,8 +111,19 @@ def compare_files(
 def _require_pairs(files: Sequence[ResultsFile], changes: Sequence[ComparedPair]) -> None:
     if not changes:
         raise InputError(
-            f"{files[0].path} and {files[1].path}: have no engine and batch size in common",
-            hint="measure the same engines, or one in each file",
+            f"{files[0].path} and {files[1].path}: have no engine and batch size in common by "
+            "which their rows can be told apart",
+            hint="measure the same engines, each once, or one in each file",
+        )
+
+
+def _require_judged(bounds: Bounds, changes: Sequence[ComparedPair]) -> None:
+    """Refuse a bound that judges nothing: its `pass` would say nothing."""
+    judged = any(change.bound is not None for pair in changes for change in pair.changes)
+    if bounds.given and not judged:
+        raise InputError(
+            "the bound is for top-1 and agreement, which these results do not have",
+            hint="give --max-regression 5%",
         )
 
 
@@ -129,6 +146,17 @@ def _require_alike(
 def _labelled(first: Row, second: Row, changes: tuple[Change, ...]) -> ComparedPair:
     label = first.label if first.label == second.label else f"{first.label} → {second.label}"
     return ComparedPair(label, changes)
+
+
+def _tell_apart(pairs: Sequence[ComparedPair], paths: Sequence[str]) -> list[ComparedPair]:
+    """Add as much of the engines' paths to equal labels as tells them apart."""
+    names, counts = short_names(paths), collections.Counter(pair.label for pair in pairs)
+    return [
+        dataclasses.replace(pair, label=f"{pair.label} ({names[path]})")
+        if counts[pair.label] > 1
+        else pair
+        for pair, path in zip(pairs, paths, strict=True)
+    ]
 
 
 def _say_once(differences: Iterable[Difference]) -> list[Difference]:

@@ -187,7 +187,8 @@ def _unlike_settings(
 
 
 def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
-    names = [gpu.get("name") for gpu in environment["gpus"]] if "gpus" in environment else None
+    gpus = environment.get("gpus")
+    names = None if gpus is None else [gpu.get("name") for gpu in gpus]
     machine = {key: environment.get(key) for key in ("cpu", "cores", "board")}
     if "board" in environment:
         machine["board"] = environment["board"] or "a PC"

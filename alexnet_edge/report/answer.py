@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from alexnet_edge.report import numbers
+from alexnet_edge.report.engines import may_be_one_engine
 from alexnet_edge.report.page import BAD, DOUBT, GOOD, Caution, Cell, Tile, name
 from alexnet_edge.report.sources import Show, Sources
+from alexnet_edge.report.speed_ups import SpeedUp, lead_speed_ups
 from alexnet_edge.results_files.estimates import estimate
-from alexnet_edge.results_files.intervals import Estimate, divide
+from alexnet_edge.results_files.intervals import Estimate
 from alexnet_edge.results_files.reading import CAMERA, SENSITIVITY
 from alexnet_edge.results_files.rows import BenchRow, ParityRow, base_name
 
@@ -18,77 +19,14 @@ FLAGS = {"pass": GOOD, "fail": BAD, "inconclusive": DOUBT}
 Sentence = tuple["str | Cell", ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class SpeedUp:
-    """An engine beside the one that it should replace.
-
-    Attributes:
-        base, row: FP32, where there is one, and the engine.
-        ratio: of their median latencies, above 1 where the engine is faster; with its interval.
-        size, energy: likewise, above 1 where the engine takes less; energy None where unknown.
-        together: whether both were measured in one run, in turns.
-    """
-
-    base: BenchRow
-    row: BenchRow
-    ratio: Estimate
-    size: float | None
-    energy: float | None
-    together: bool
-
-
-def find_speed_ups(rows: Sequence[BenchRow]) -> tuple[SpeedUp, ...]:
-    """Pair every engine with FP32 at the same batch size, in the same run where there is one.
-
-    Runs on other machines, or under another scenario, are never paired.
-    """
-    found = []
-    for row in rows:
-        bases = [base for base in rows if _can_be_base(base, row)]
-        if bases and row.precision != "fp32":
-            base = min(
-                bases, key=lambda base: (base.file is not row.file, base.runtime != row.runtime)
-            )
-            speed_up = _compare(base, row)
-            if speed_up is not None:
-                found.append(speed_up)
-    return tuple(found)
-
-
-def _can_be_base(base: BenchRow, row: BenchRow) -> bool:
-    alike = (base.batch, base.cache, base.scenario.get("name")) == (
-        row.batch, row.cache, row.scenario.get("name"),
-    )  # fmt: skip
-    same_machine = base.file is row.file or all(
-        base.environment.get(key) == row.environment.get(key) for key in ("cpu", "cores", "gpus")
-    )
-    return base.precision == "fp32" and alike and same_machine
-
-
-def _compare(base: BenchRow, row: BenchRow) -> SpeedUp | None:
-    medians = estimate(base, "p50"), estimate(row, "p50")
-    ratio = divide(medians[0], medians[1]) if medians[0] and medians[1] else None
-    if ratio is None:
-        return None
-    energies = base.energy_j, row.energy_j
-    return SpeedUp(
-        base,
-        row,
-        ratio,
-        size=base.size_bytes / row.size_bytes if row.size_bytes else None,
-        energy=energies[0] / energies[1] if energies[0] and energies[1] else None,
-        together=base.file is row.file,
-    )
-
-
 def make_answers(sources: Sources, speed_ups: Sequence[SpeedUp]) -> tuple[Sentence, ...]:
     """Return a sentence for each engine, and for what else was measured."""
     sentences: list[Sentence] = []
     told: list[ParityRow] = []
-    lead = lead_speed_ups(speed_ups)
+    lead = lead_speed_ups(sources, speed_ups)
     for speed_up in lead:
-        sentence = _speed_sentence(speed_up)
-        row = _parity_of(speed_up.row, sources.parity, alone=len(lead) == 1)
+        sentence = _speed_sentence(sources, speed_up)
+        row = _parity_of(sources, speed_up.row, alone=len(lead) == 1)
         if row is not None:
             told.append(row)
             sentence = (*sentence, "; ", *verdict_parts(sources, row))
@@ -97,7 +35,7 @@ def make_answers(sources: Sources, speed_ups: Sequence[SpeedUp]) -> tuple[Senten
         sentences += [_row_sentence(sources, row) for row in sources.bench[:3]]
     for row in sources.parity:
         if row not in told:
-            sentences.append((name(row.engine), ": ", *verdict_parts(sources, row), "."))
+            sentences.append((name(sources.engine(row)), ": ", *verdict_parts(sources, row), "."))
     sentences += [_camera_sentence(sources, at) for at in range(len(sources.of(CAMERA)))]
     if not sentences and sources.of(SENSITIVITY):
         sentences.append(_sensitivity_sentence(sources))
@@ -106,23 +44,15 @@ def make_answers(sources: Sources, speed_ups: Sequence[SpeedUp]) -> tuple[Senten
     )
 
 
-def lead_speed_ups(speed_ups: Sequence[SpeedUp]) -> tuple[SpeedUp, ...]:
-    """Return one for each engine: at the smallest batch size that it was measured at."""
-    lead: dict[tuple[str, str, str], SpeedUp] = {}
-    for found in sorted(speed_ups, key=lambda found: found.row.batch):
-        lead.setdefault((found.row.engine, found.row.runtime, found.row.precision), found)
-    return tuple(lead.values())
-
-
 def make_tiles(sources: Sources, speed_ups: Sequence[SpeedUp]) -> tuple[Tile, ...]:
     """Return the figures of the first engine that matter most."""
     tiles = []
-    lead = lead_speed_ups(speed_ups)
+    lead = lead_speed_ups(sources, speed_ups)
     if lead:
         first = lead[0]
-        near = "" if len(lead) == 1 else f", {first.row.precision.upper()}"
+        near = "" if len(lead) == 1 else f", {sources.engine(first.row)}"
         detail = _interval(first.ratio) or "no interval in the file"
-        doubt = "; not valid" if _is_doubtful(first) else ""
+        doubt = "; not valid" if first.is_doubtful else ""
         tiles.append(
             Tile(
                 "Speed-up",
@@ -139,15 +69,29 @@ def make_tiles(sources: Sources, speed_ups: Sequence[SpeedUp]) -> tuple[Tile, ..
         if first.energy is not None:
             figure, word = _factor(first.energy, "Less energy", "More energy")
             tiles.append(Tile(word.strip(), figure, "per inference"))
-    for row in sources.parity[:1]:
-        flag = FLAGS.get(row.raw["verdict"], "")
-        verdict = Cell(str(row.raw["verdict"]), flag=flag)
-        drop = row.raw.get("drop_pp")
-        detail = f"{numbers.percent(row.raw['agreement'])} agreement"
-        if drop is not None:
-            detail = f"drop {numbers.points(drop)}, margin {row.raw['margin_pp']:g} pp"
-        tiles.append(Tile("Accuracy verdict", verdict, detail))
+    told = _leading_parity(sources, lead)
+    if told is not None:
+        several = len({sources.engine(row) for row in sources.parity}) > 1 or len(lead) > 1
+        tiles.append(_verdict_tile(told, sources.engine(told) if several else ""))
     return tuple(tiles)
+
+
+def _leading_parity(sources: Sources, lead: Sequence[SpeedUp]) -> ParityRow | None:
+    """Return the result of the engine that leads; the first where no engine does."""
+    if lead:
+        return _parity_of(sources, lead[0].row, alone=len(lead) == 1)
+    return sources.parity[0] if sources.parity else None
+
+
+def _verdict_tile(row: ParityRow, engine: str) -> Tile:
+    verdict = str(row.raw["verdict"])
+    detail = f"{numbers.percent(row.raw['agreement'])} agreement"
+    if row.raw.get("drop_pp") is not None:
+        drop = numbers.points(row.raw["drop_pp"])
+        detail = f"drop {drop}, margin {row.raw['margin_pp']:g} pp"
+    if engine:
+        detail = f"{engine}: {detail}"
+    return Tile("Accuracy verdict", Cell(verdict, flag=FLAGS.get(verdict, "")), detail)
 
 
 def make_cautions(sources: Sources) -> tuple[Caution, ...]:
@@ -157,13 +101,15 @@ def make_cautions(sources: Sources) -> tuple[Caution, ...]:
         reasons = [str(reason) for reason in file.data.get("invalid_because") or []]
         rows = [row for row in sources.bench if row.file is file and row.invalid_because]
         if not reasons:
-            reasons = [f"{row.label}: {why}" for row in rows for why in row.invalid_because or ()]
+            reasons = [
+                f"{sources.label(row)}: {why}" for row in rows for why in row.invalid_because or ()
+            ]
         if rows or file.data.get("valid") is False:
             found.append(Caution(name(file.name), tuple(reasons) or ("no reason is given",)))
     return tuple(found)
 
 
-def _speed_sentence(found: SpeedUp) -> Sentence:
+def _speed_sentence(sources: Sources, found: SpeedUp) -> Sentence:
     ratio = found.ratio
     interval = f" ({_interval(ratio)})" if _interval(ratio) else ""
     unseen = ratio.low is not None and ratio.high is not None and ratio.low <= 1 <= ratio.high
@@ -179,14 +125,14 @@ def _speed_sentence(found: SpeedUp) -> Sentence:
             _ratio(slower),
             f" slower ({_interval(slower)})" if interval else " slower",
         )
-    sentence = (found.row.precision.upper(), " (", name(found.row.engine), ")", *speed)
+    sentence = (found.row.precision.upper(), " (", name(sources.engine(found.row)), ")", *speed)
     if found.size is not None:
         sentence = (*sentence, " and ", *_factor(found.size, "smaller", "larger"))
     sentence = (*sentence, f" than {found.base.precision.upper()} at batch {found.row.batch}")
     if found.energy is not None:
         sentence = (*sentence, ", with ", *_factor(found.energy, "less", "more"))
         sentence = (*sentence, " energy per inference")
-    if _is_doubtful(found):
+    if found.is_doubtful:
         doubt = Cell("not valid", flag=BAD)
         sentence = (*sentence, " (from a measurement that is ", doubt, ")")
     if not found.together:
@@ -202,14 +148,6 @@ def _invert(ratio: Estimate) -> Estimate:
 def _factor(value: float, less: str, more: str) -> tuple[Cell, str]:
     """Return `4.0×` and `smaller`, or the inverse and the other word."""
     return (_plain(value), f" {less}") if value >= 1 else (_plain(1 / value), f" {more}")
-
-
-def _is_doubtful(found: SpeedUp) -> bool:
-    """Whether the run says of itself that it is not valid."""
-    return any(
-        row.invalid_because or row.file.data.get("valid") is False
-        for row in (found.base, found.row)
-    )
 
 
 def verdict_parts(sources: Sources, row: ParityRow) -> Sentence:
@@ -228,11 +166,12 @@ def verdict_parts(sources: Sources, row: ParityRow) -> Sentence:
     return (*parts, "drop ", drop, shown, " on ", images, " images")
 
 
-def _parity_of(row: BenchRow, parity: Sequence[ParityRow], *, alone: bool) -> ParityRow | None:
-    matching = [result for result in parity if result.engine == row.engine]
-    if not matching and alone and len(parity) == 1 and not parity[0].raw.get("engine_path"):
-        return parity[0]
-    return matching[0] if matching else None
+def _parity_of(sources: Sources, row: BenchRow, *, alone: bool) -> ParityRow | None:
+    """Return an engine's result; where both are alone, one that names no engine as well."""
+    found, parity = sources.parity_of(row), sources.parity
+    if found is None and alone and len(parity) == 1 and not parity[0].raw.get("engine_path"):
+        return parity[0] if may_be_one_engine(parity[0], row) else None
+    return found
 
 
 def _row_sentence(sources: Sources, row: BenchRow) -> Sentence:
@@ -241,7 +180,7 @@ def _row_sentence(sources: Sources, row: BenchRow) -> Sentence:
     if median is not None and median.low is not None and median.high is not None:
         shown = f" ({numbers.interval(median.low, median.high)})"
     return (
-        name(row.engine), " takes ",
+        name(sources.engine(row)), " takes ",
         sources.bench_cell(row, ("latency_ms", "p50"), numbers.milliseconds), shown,
         f" at the median, batch {row.batch}: ",
         sources.bench_cell(row, ("throughput_ips",), numbers.significant), " images/s.",

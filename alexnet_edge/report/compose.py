@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_edge.report.answer import (
-    find_speed_ups,
     make_answers,
     make_cautions,
     make_tiles,
@@ -22,6 +21,7 @@ from alexnet_edge.report.sections.pareto import make_pareto
 from alexnet_edge.report.sections.provenance import make_provenance
 from alexnet_edge.report.sections.speed import make_speed
 from alexnet_edge.report.sources import Sources, read_sources
+from alexnet_edge.report.speed_ups import find_speed_ups
 from alexnet_edge.report.thumbnails import Thumbnails
 from alexnet_edge.results_files import read_history
 
@@ -71,13 +71,14 @@ def make_page(paths: Sequence[Path], settings: ReportSettings | None = None) -> 
         cautions=make_cautions(sources),
         sections=tuple(section for section in sections if section is not None),
         missing=_missing(sources, thumbnails),
+        repeated=sources.repeated,
     )
 
 
 def _title(sources: Sources) -> str:
-    engines = [row.engine for row in sources.bench if row.precision != "fp32"]
-    engines += [row.engine for row in sources.parity]
-    engines += [row.engine for row in sources.bench]
+    engines = [sources.engine(row) for row in sources.bench if row.precision != "fp32"]
+    engines += [sources.engine(row) for row in sources.parity]
+    engines += [sources.engine(row) for row in sources.bench]
     named = list(dict.fromkeys(engines))
     return f"Report on {named[0]}" if named else f"Report on {sources.files[0].name}"
 

@@ -7,6 +7,8 @@ import re
 from alexnet_edge.report.page import Cell, Gallery, Page, Table, Text, printable
 
 MOST_ROWS = 20
+_JOINERS = "\u200c\u200d"
+"""Between letters of Persian words, and between the parts of an emoji."""
 _SIGNS = {"good": "✅ ", "bad": "❌ ", "doubt": "⚠️ "}
 
 
@@ -51,7 +53,7 @@ def _table(table: Table) -> list[str]:
     lines = [f"**{_text(table.caption)}**", ""]
     lines.append(_row([_text(column) for column in table.columns]))
     lines.append(_row(["---" if is_text else "---:" for is_text in table.is_text]))
-    lines += [_row([_cell(cell) for cell in row]) for row in shown]
+    lines += [_row([_cell(cell, in_table=True) for cell in row]) for row in shown]
     if len(shown) < len(table.rows):
         lines += ["", f"The first {len(shown)} of {len(table.rows)} rows."]
     if table.note:
@@ -78,8 +80,8 @@ def _sentence(parts: tuple[str | Cell, ...]) -> str:
     return "".join(_text(part) if isinstance(part, str) else _cell(part) for part in parts)
 
 
-def _cell(cell: Cell) -> str:
-    text = _code(cell.text) if cell.is_name else _text(cell.text)
+def _cell(cell: Cell, *, in_table: bool = False) -> str:
+    text = _code(cell.text, in_table=in_table) if cell.is_name else _text(cell.text)
     return f"{_SIGNS.get(cell.flag, '')}{text}"
 
 
@@ -91,10 +93,12 @@ def _text(text: str) -> str:
     return text.replace("@", "@\u2060")
 
 
-def _code(text: str) -> str:
-    """Return a code span that ends where the name does."""
-    text = " ".join(text.split()).replace("|", "\\|")
-    text = "".join(c if c.isprintable() else "\ufffd" for c in text) or " "
+def _code(text: str, *, in_table: bool = False) -> str:
+    """Return a code span that ends where the name does; a table's cells end at a bare |."""
+    text = " ".join(text.split())
+    text = "".join(c if c.isprintable() or c in _JOINERS else "\ufffd" for c in text) or " "
+    if in_table:
+        text = text.replace("|", "\\|")
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * (longest + 1)
     pad = " " if text.startswith("`") or text.endswith("`") else ""

@@ -6,6 +6,7 @@ Text is plain text throughout: names from data are escaped where they are writte
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -34,12 +35,17 @@ class Cell:
 
 
 NOTHING = Cell("–")
+_NOT_SHOWN = re.compile("[\x00-\x08\x0b-\x1f\u202a-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
-    """Replace what UTF-8 or HTML cannot hold: a name may have half a surrogate pair, or a NUL."""
+    """Replace what UTF-8 or HTML cannot hold, and what turns the text around it.
+
+    A name may have half a surrogate pair, or a NUL; an override of the direction of writing would
+    show another name than it is, beyond its own end.
+    """
     text = text.encode("utf-8", "replace").decode("utf-8")
-    return "".join(c if c >= " " or c in "\n\t" else "\ufffd" for c in text)
+    return _NOT_SHOWN.sub("\ufffd", text)
 
 
 Sentence = Sequence[str | Cell]
@@ -180,6 +186,7 @@ class Page:
         cautions: why figures must not be relied on.
         sections: the rest.
         missing: what the results do not hold, and what would add it.
+        repeated: names of files whose bytes had been given already; these count once.
     """
 
     title: str
@@ -188,3 +195,4 @@ class Page:
     cautions: tuple[Caution, ...]
     sections: tuple[Section, ...]
     missing: tuple[str, ...]
+    repeated: tuple[str, ...] = ()

@@ -21,9 +21,12 @@ from alexnet_edge.report.svg import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.text import Annotation
 
 MOST_SERIES = len(SERIES)
 _LONGEST_IN_LEGEND = 48
+_WIDER = 1.2
+"""The page's font may be wider than the one that is measured."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Series:
         name: for the legend.
         x, y: its points; x are positions or the names of bars.
         low, high: the intervals of y; empty for none.
+        doubtful: which points a cross is drawn over; empty for none.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Series:
     y: tuple[float, ...]
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+    doubtful: tuple[bool, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +69,11 @@ def plot_lines(key: str, series: Sequence[Series], x: Axis, y: Axis) -> str:
             )  # fmt: skip
             if line.low:
                 axes.vlines(line.x, line.low, line.high, color=color, linewidth=1.4, alpha=0.7)
+            crossed = [at for at, is_doubtful in enumerate(line.doubtful) if is_doubtful]
+            axes.plot(
+                [line.x[at] for at in crossed], [line.y[at] for at in crossed], color=INK,
+                linestyle="none", marker="x", markersize=10, markeredgewidth=1.6, zorder=3,
+            )  # fmt: skip
         _set_axes(axes, x, y)
         if not y.log:
             top = max((max(line.high or line.y) for line in series), default=1.0)
@@ -127,8 +137,7 @@ def plot_bars(key: str, names: Sequence[str], series: Sequence[Series], x: Axis)
     thick = 0.8 / max(1, len(series))
 
     def paint(axes: Axes) -> None:
-        reach = max((abs(value) for line in series for value in line.y), default=1.0) or 1.0
-        negative = any(value < 0 for line in series for value in line.y)
+        told: list[tuple[float, Annotation]] = []
         for at, line in enumerate(series):
             places = [row + (at - (len(series) - 1) / 2) * thick for row in line.x]
             axes.barh(
@@ -139,21 +148,40 @@ def plot_bars(key: str, names: Sequence[str], series: Sequence[Series], x: Axis)
                 label=_short(line.name, _LONGEST_IN_LEGEND),
             )
             for place, value in zip(places, line.y, strict=True):
-                axes.annotate(
+                told.append((value, axes.annotate(
                     significant(value), (value, place), (4 if value >= 0 else -4, 0),
                     textcoords="offset points", va="center", fontsize=9.5,
                     ha="left" if value >= 0 else "right",
-                )  # fmt: skip
+                )))  # fmt: skip
         axes.set_yticks(range(len(names)), [_short(item) for item in names])
         axes.set_ylim(len(names) - 0.45, -0.55)
-        axes.set_xlim(-1.3 * reach if negative else 0, 1.22 * reach)
-        if negative:
+        if any(value < 0 for value, _ in told):
             axes.axvline(0, color=MUTED, linewidth=1)
         _set_axes(axes, x, Axis(""))
         axes.grid(visible=False, axis="y")
+        _leave_room(axes, told)
 
     height = 46 + max(20, 15 * len(series) + 6) * len(names)
     return draw(key, height, paint, legend=len(series))
+
+
+def _leave_room(axes: Axes, told: Sequence[tuple[float, Annotation]]) -> None:
+    """Set the horizontal limits so that the values beside the bars stand within the axes.
+
+    Args:
+        axes: with its names, which take what room they need.
+        told: each bar's value, and that as text: to the right, or to the left of negative ones.
+    """
+    axes.figure.canvas.draw()
+    ends = [0.0, 0.0]  # of the bars
+    rooms = [0.0, 0.0]  # in pixels, of the widest text beyond them
+    for value, text in told:
+        side = 0 if value < 0 else 1
+        ends[side] = min(ends[0], value) if value < 0 else max(ends[1], value)
+        rooms[side] = max(rooms[side], 8 + _WIDER * text.get_window_extent().width)
+    width = max(axes.bbox.width, 2 * sum(rooms))
+    unit = ((ends[1] - ends[0]) or 1.0) / (width - sum(rooms))
+    axes.set_xlim(ends[0] - unit * rooms[0], ends[1] + unit * max(rooms[1], 8))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_edge.errors import InputError
+from alexnet_edge.report.engines import Engines
 from alexnet_edge.report.page import NOTHING, Cell
 from alexnet_edge.results_files import (
     BenchRow,
@@ -29,9 +30,11 @@ class Sources:
 
     Attributes:
         files: as they were read; the first has the tag R1.
+        repeated: names of files whose bytes had been given already; these count once.
     """
 
     files: tuple[ResultsFile, ...]
+    repeated: tuple[str, ...] = ()
 
     def tag(self, file: ResultsFile) -> str:
         """Return how the page refers to a file."""
@@ -50,6 +53,24 @@ class Sources:
     def parity(self) -> tuple[ParityRow, ...]:
         """Every engine whose answers were compared."""
         return tuple(row for file in self.of(PARITY) for row in parity_rows(file))
+
+    @functools.cached_property
+    def engines(self) -> Engines:
+        """Which rows are of one engine."""
+        return Engines((*self.bench, *self.parity))
+
+    def engine(self, row: BenchRow | ParityRow) -> str:
+        """Return a name of the row's engine that no other engine of these results has."""
+        return self.engines.name(row)
+
+    def label(self, row: BenchRow) -> str:
+        """Return what tells a row of bench from the others."""
+        return f"{self.engine(row)}, {row.runtime} {row.precision}, batch {row.batch}"
+
+    def parity_of(self, row: BenchRow) -> ParityRow | None:
+        """Return the last parity result of the engine of a row; None where there is none."""
+        matching = [result for result in self.parity if self.engines.are_one(result, row)]
+        return matching[-1] if matching else None
 
     def cell(self, file: ResultsFile, path: Sequence[str | int], show: Show) -> Cell:
         """Return a figure of a file with where it stands there; a dash where it is missing."""
@@ -86,25 +107,33 @@ def read_sources(paths: Sequence[Path]) -> Sources:
     """
     if not paths:
         raise InputError("a report needs results", hint="alexnet-edge report bench.json")
-    return Sources(tuple(read_results(path) for path in paths))
+    files: dict[str, ResultsFile] = {}
+    repeated = []
+    for file in map(read_results, paths):
+        if file.sha256 in files:
+            repeated.append(file.name)
+        else:
+            files[file.sha256] = file
+    return Sources(tuple(files.values()), tuple(repeated))
 
 
-def short_names(rows: Sequence[BenchRow]) -> dict[int, str]:
-    """Return for each row, by its id, what tells its engine from the others in a plot.
+def short_names(sources: Sources) -> dict[int, str]:
+    """Return for each row of bench, by its id, what tells its engine from the others in a plot.
 
     `INT8` where that is enough; else the file's name, with the runtime and the result's file where
     it needs them.
     """
     chains: tuple[Callable[[BenchRow], tuple[str, ...]], ...] = (
         lambda row: (row.precision.upper(),),
-        lambda row: (row.engine,),
-        lambda row: (row.engine, row.runtime),
-        lambda row: (row.engine, row.runtime, row.file.name),
+        lambda row: (sources.engine(row),),
+        lambda row: (sources.engine(row), row.runtime),
+        lambda row: (sources.engine(row), row.runtime, row.file.name),
     )
-    whole = {id(row): (row.engine, row.runtime, row.precision) for row in rows}
+    rows = sources.bench
+    whole = {id(row): (sources.engine(row), row.runtime, row.precision) for row in rows}
     for chain in chains:
         names = {id(row): ", ".join(chain(row)) for row in rows}
         told_apart = {(names[key], whole[key]) for key in names}
         if len(told_apart) == len({name for name, _ in told_apart}):
             return names
-    return {id(row): f"{row.engine}, {row.precision}" for row in rows}
+    return {id(row): f"{sources.engine(row)}, {row.precision}" for row in rows}

@@ -1,6 +1,7 @@
 """The JSON files that commands write, read back: what `compare` and `report` work on.
 
     reading.py    which kind of result a file is, and whether it holds what that kind must
+    checks.py     what a value must be like
     rows.py       an engine's row of a bench, and a parity result, as typed views
     camera.py     a run of the camera, likewise
     estimates.py  their figures, each with its interval

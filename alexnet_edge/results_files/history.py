@@ -13,8 +13,38 @@ from typing import Any
 from alexnet_edge.artifacts import require_file
 from alexnet_edge.errors import InputError
 from alexnet_edge.results import to_json
+from alexnet_edge.results_files.checks import (
+    MalformedError,
+    check,
+    count,
+    each,
+    flag,
+    number,
+    text,
+)
+from alexnet_edge.results_files.reading import replace_halves
 
 _HINT = "give a file that compare --history wrote, or start a new one"
+
+
+def _figure(value: Any, where: str) -> None:
+    if value is not None:
+        number(value, where)
+
+
+def _gpu(value: Any, where: str) -> None:
+    if value is not None:
+        text(value, where)
+
+
+_SHAPE = {
+    "date": text, "source": text, "sha256": text, "kind": text,
+    "machine": {"gpus?": [_gpu], "cpu?": text},
+    "rows": [{
+        "label": text, "figures": each(_figure), "valid?": flag, "verdict?": text,
+        "engine?": text, "batch?": count, "cache?": text, "scenario?": text,
+    }],
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,28 +105,25 @@ def read_history(path: Path) -> tuple[HistoryEntry, ...]:
     """
     require_file(path, hint=_HINT)
     try:
-        text = path.read_text(encoding="utf-8")
+        lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is no history ({error})", hint=_HINT) from error
     entries = []
-    for number, line in enumerate(text.split("\n"), start=1):
+    for at, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             entries.append(_entry_of(json.loads(line)))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise InputError(f"{path}: line {number} is no run ({error})", hint=_HINT) from error
+        except (ValueError, RecursionError, MalformedError) as error:
+            raise InputError(f"{path}: line {at} is no run ({error})", hint=_HINT) from error
     return tuple(entries)
 
 
 def _entry_of(raw: Any) -> HistoryEntry:
-    rows = tuple(
-        {**row, "label": str(row["label"]),
-         "figures": {str(k): v if v is None else float(v) for k, v in row["figures"].items()}}
-        for row in raw["rows"]
-    )  # fmt: skip
-    texts = {name: str(raw[name]) for name in ("date", "source", "sha256", "kind")}
-    return HistoryEntry(**texts, machine=dict(raw["machine"]), rows=rows)
+    raw = replace_halves(raw)
+    check(raw, _SHAPE, "")
+    texts = {name: raw[name] for name in ("date", "source", "sha256", "kind")}
+    return HistoryEntry(**texts, machine=raw["machine"], rows=tuple(raw["rows"]))
 
 
 @contextlib.contextmanager

@@ -22,6 +22,8 @@ Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 FEWEST_TURNS = FEWEST_BLOCKS
 
 _MOST_BLOCKS = 100
+_MOST_LOG = 50.0
+"""A factor of 10²¹ either way says nothing any more."""
 _RESAMPLES = 10_000
 
 
@@ -141,8 +143,8 @@ def bootstrap_median(
         width = _turn_width(logs, weights, density)
         at_median = float(np.average(_logistic_density(logs / width), weights=weights)) / width
         logs = (1 / (1 + np.exp(-np.clip(logs / width, -500, 500))) - 0.5) / at_median
-    low, high = _bootstrap_mean(logs, weights)
-    return Estimate(median, median * math.exp(low), median * math.exp(high), "turns")
+    low, high = np.exp(np.clip(_bootstrap_mean(logs, weights), -_MOST_LOG, _MOST_LOG))
+    return Estimate(median, median * float(low), median * float(high), "turns")
 
 
 def bootstrap_mean(mean: float, turns: Sequence[float], counts: Sequence[float]) -> Estimate:

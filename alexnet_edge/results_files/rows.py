@@ -10,6 +10,7 @@ from typing import Any
 from alexnet_edge.results_files.reading import ResultsFile
 
 Pair = tuple[float, float]
+TORCH = "torch"
 
 
 def base_name(path: object) -> str:
@@ -35,6 +36,24 @@ class BenchRow:
     def engine(self) -> str:
         """The engine's file name."""
         return base_name(self.raw["engine"])
+
+    @property
+    def path(self) -> str:
+        """The engine's path, as it was given."""
+        return str(self.raw["engine"])
+
+    @property
+    def engine_sha256(self) -> str | None:
+        """Of the engine's file; None in files of older versions."""
+        return self.raw.get("engine_sha256") or None
+
+    @property
+    def model_sha256(self) -> str | None:
+        """Of the FP32 graph that the engine was made from; None where that is not known.
+
+        PyTorch runs a checkpoint, whose hash is that of no graph.
+        """
+        return None if self.runtime == TORCH else self.raw.get("model_sha256") or None
 
     @property
     def runtime(self) -> str:
@@ -75,6 +94,16 @@ class BenchRow:
     def samples(self) -> int:
         """Timed inferences."""
         return int(self.raw["samples"])
+
+    @property
+    def input_skipped(self) -> tuple[str, ...]:
+        """Names of the images that it should have been fed and that could not be read."""
+        return tuple(self.raw.get("input_skipped") or ())
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the row, or the run that it is of, says of itself that it is not valid."""
+        return bool(self.invalid_because) or self.file.data.get("valid") is False
 
     @property
     def invalid_because(self) -> tuple[str, ...] | None:
@@ -132,7 +161,22 @@ class ParityRow:
     @property
     def engine(self) -> str:
         """The engine's file name; the result's where no engine is named."""
-        return base_name(self.raw.get("engine_path") or self.file.name)
+        return base_name(self.path)
+
+    @property
+    def path(self) -> str:
+        """The engine's path, as it was given; the result's name where no engine is named."""
+        return str(self.raw.get("engine_path") or self.file.name)
+
+    @property
+    def engine_sha256(self) -> str | None:
+        """Of the engine's file; None in files of older versions."""
+        return self.raw.get("engine_sha256") or None
+
+    @property
+    def model_sha256(self) -> str | None:
+        """Of the FP32 graph that the engine was made from; None where that is not known."""
+        return self.raw.get("model_sha256") or None
 
     @property
     def reference(self) -> str | None:
@@ -153,6 +197,12 @@ class ParityRow:
     def accuracy(self, whose: str, which: str = "top1") -> float | None:
         """Return an accuracy of `engine` or `reference`; None without labels."""
         return (self.raw.get(whose) or {}).get(which)
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]:
+        """Names of the images that could not be read, each with the reason or an empty text."""
+        listed = self.raw.get("skipped") or []
+        return tuple((str(item["name"]), str(item.get("reason") or "")) for item in listed)
 
     @property
     def drop_interval_pp(self) -> Pair | None:

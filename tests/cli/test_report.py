@@ -43,11 +43,28 @@ def test_a_run_that_is_not_valid_is_said_on_standard_error(results, run):
     assert "not a valid measurement: bench.json" in done.err
 
 
+def test_a_result_that_is_given_twice_counts_once_and_that_is_said(results, run):
+    done = run("report", "bench.json", "./bench.json", "parity.json")
+    assert done.code == 0
+    assert done.err.strip() == "given more than once, counted once: bench.json"
+    assert "R3" not in (results / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_name_cannot_steer_the_terminal(results, run):
+    row = samples.full_row("\x1b[2Jalexnet\u202e.onnx")
+    samples.write(results / "bench.json", samples.bench(row))
+    done = run("report", "bench.json")
+    assert done.code == 0
+    assert "\ufffd[2Jalexnet\ufffd.onnx takes" in done.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["odd.json"], "odd.json: is no result"),
         (["missing.json"], "missing.json: no such file"),
+        (["damaged.json"], "damaged.json: is no bench result: engines[0].slices.p50_ms: a list"),
+        (["bench.json", "--history", "nan.jsonl"], "nan.jsonl: line 1 is no run (rows[0].figures"),
         (["bench.json", "--history", "missing.jsonl"], "missing.jsonl: no such file"),
         (["parity.json", "--images", "nowhere"], "nowhere: no such folder"),
         (["bench.json", "--out", "bench.json"], "would be written over a result"),
@@ -57,6 +74,13 @@ def test_a_run_that_is_not_valid_is_said_on_standard_error(results, run):
 )
 def test_errors_are_one_line_with_a_hint_and_leave_nothing(results, run, arguments, message):
     samples.write(results / "odd.json", {"weather": "fine"})
+    samples.write(results / "damaged.json", samples.bench(
+        samples.minimal_row() | {"slices": {"p50_ms": 5}}
+    ))  # fmt: skip
+    samples.write(results / "nan.jsonl", {
+        "date": "2026-03-01", "source": "x", "sha256": "x", "kind": "bench", "machine": {},
+        "rows": [{"label": "x", "figures": {"p50_ms": float("nan")}}],
+    })  # fmt: skip
     before = {path.name: path.read_bytes() for path in results.iterdir()}
     done = run("report", *arguments)
     assert done.code == 1
@@ -136,7 +160,9 @@ def test_a_page_of_what_the_commands_write(folder, run):
     assert done.code == 0, done.err
     parity = json.loads((folder / "parity.json").read_text(encoding="utf-8"))
     parity = parity.get("parity", [parity])[0]
-    assert f"accuracy verdict {parity['verdict']}" in done.out
+    joined = [line for line in done.out.splitlines() if "than FP32" in line]
+    assert len(joined) == 1
+    assert f"accuracy verdict {parity['verdict']}" in joined[0]
     page = (folder / "report.html").read_text(encoding="utf-8")
     for anchor in ("speed", "accuracy", "changes", "provenance"):
         assert f'<h2 id="{anchor}">' in page

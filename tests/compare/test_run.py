@@ -311,3 +311,49 @@ def test_a_run_for_the_history_has_machine_hash_and_figures(tmp_path):
     assert entry.rows[0]["figures"]["p50_ms"] == row["latency_ms"]["p50"]
     parity = describe_run(samples.write(tmp_path / "parity.json", samples.parity()))
     assert parity.rows[0]["figures"]["top1"] == 0.945
+
+
+def test_engines_of_the_same_file_name_are_paired_by_their_folders(compare):
+    def run(seed):
+        return samples.bench(
+            *(samples.full_row(f"{name}/alexnet.int8.onnx", p50=p50, seed=seed + p50)
+              for name, p50 in (("old", 10), ("new", 8)))
+        )  # fmt: skip
+
+    result = compare(run(1), run(50))
+    assert [pair.label.rpartition(" ")[2] for pair in result.pairs] == [
+        "(old/alexnet.int8.onnx)", "(new/alexnet.int8.onnx)",
+    ]  # fmt: skip
+    for index, p50 in enumerate((10, 8)):
+        change = changes_of(result, index)["p50"]
+        assert change.first == pytest.approx(p50, rel=0.1)
+        assert abs(change.change) < 10
+
+
+def test_an_engine_that_is_there_twice_is_not_guessed_at(compare):
+    twice = samples.bench(samples.full_row(seed=1), samples.full_row(seed=2))
+    with pytest.raises(InputError, match="can be told apart") as caught:
+        compare(twice, twice)
+    assert "each once" in caught.value.hint
+
+
+def test_a_bound_that_judges_nothing_is_refused(compare):
+    first, second = (samples.bench(samples.full_row(p50=p50)) for p50 in (10, 12))
+    with pytest.raises(InputError, match="for top-1 and agreement") as caught:
+        compare(first, second, Bounds(drop_pp=1))
+    assert "--max-regression" in caught.value.hint
+
+
+@pytest.mark.parametrize("basis", ["turns", "samples"])
+def test_a_percentile_s_interval_rests_on_what_bench_says(compare, basis):
+    rows = [samples.full_row(seed=seed) for seed in (1, 2)]
+    for row in rows:
+        row["latency_ms"]["basis"] = basis
+    found = changes_of(compare(*map(samples.bench, rows)))
+    assert found["p90"].basis == basis
+
+
+def test_a_machine_that_names_no_gpus_is_compared(compare):
+    machine = samples.MACHINE | {"gpus": None}
+    result = compare(*(samples.bench(samples.full_row(), environment=machine) for _ in range(2)))
+    assert result.pairs

@@ -92,7 +92,7 @@ def hostile(tmp_path_factory):
         row["layers"][0]["name"] = row["layers"][0]["op"] = name
         row["settings"] = {name: name}
         row["valid"], row["invalid_because"] = False, [name]
-    value = samples.parity(engine_path=HOSTILE[1], verdict=HOSTILE[0], layers_note=HOSTILE[2])
+    value = samples.parity(engine_path=HOSTILE[1], verdict="fail", layers_note=HOSTILE[2])
     classes = [
         dict(value["per_class"][3], **{"class": name, "drop_pp": 1.0 + at})
         for at, name in enumerate(HOSTILE)

@@ -9,6 +9,7 @@ import re
 import pytest
 
 from tests.report.conftest import HOSTILE
+from tests.results_files import samples
 
 WIDTHS = {"phone": 360, "desktop": 1200}
 
@@ -185,6 +186,28 @@ def test_plots_stay_within_their_frames(look, whole):
     sizes = view.evaluate("""() => [...document.querySelectorAll('.plot svg')].map(svg =>
         9.5 * svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)""")
     assert min(sizes) >= 8.5, "the smallest text of a plot on a phone, in pixels"
+
+
+def test_values_of_negative_bars_stand_clear_of_the_names(look, page):
+    classes = [
+        dict(
+            samples.parity()["per_class"][0],
+            **{"class": f"{name} with a long name", "drop_pp": drop},
+        )
+        for name, drop in (("cat", -12.345), ("dog", -100.0), ("tench", 1.25), ("ray", -0.0123))
+    ]
+    for few in (classes, classes[:1], classes[2:]):
+        html, _ = page(samples.parity(per_class=few))
+        boxes = look(html, width=360).evaluate("""() =>
+            [...document.querySelectorAll('figure .plot')]
+            .filter(plot => plot.ariaLabel.startsWith('Top-1 lost by class'))
+            .flatMap(plot => [...plot.querySelectorAll('text')])
+            .map(t => [t.textContent, t.getBoundingClientRect()])
+            .map(([text, b]) => [text, b.left, b.right, b.top + 2, b.bottom - 2])""")
+        assert len(boxes) > 2 * len(few)
+        for first, second in itertools.combinations(boxes, 2):
+            apart = first[2] < second[1] or second[2] < first[1]
+            assert apart or first[4] < second[3] or second[4] < first[3], (first, second)
 
 
 def test_it_prints(look, whole):

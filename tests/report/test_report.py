@@ -222,11 +222,11 @@ def test_where_answers_part_is_named(everything):
 
 def test_engines_of_one_precision_are_told_apart_by_their_files(tmp_path):
     rows = [samples.full_row(name) for name in ("a.onnx", "b.onnx")]
-    bench = read_sources([samples.write(tmp_path / "b.json", samples.bench(*rows))]).bench
-    assert list(short_names(bench).values()) == ["a.onnx", "b.onnx"]
+    sources = read_sources([samples.write(tmp_path / "b.json", samples.bench(*rows))])
+    assert list(short_names(sources).values()) == ["a.onnx", "b.onnx"]
     fast = [samples.full_row("a.onnx", "fp32"), samples.full_row("b.onnx", batch=4)]
-    bench = read_sources([samples.write(tmp_path / "b.json", samples.bench(*fast))]).bench
-    assert list(short_names(bench).values()) == ["FP32", "INT8"]
+    sources = read_sources([samples.write(tmp_path / "b.json", samples.bench(*fast))])
+    assert list(short_names(sources).values()) == ["FP32", "INT8"]
 
 
 def test_many_classes_and_layers_are_cut_with_a_note(page):

@@ -11,6 +11,7 @@ import os
 import pytest
 
 from alexnet_edge.errors import InputError
+from alexnet_edge.results import to_json
 from alexnet_edge.results_files import HistoryEntry, append_history, read_history
 
 ENTRY = HistoryEntry(
@@ -96,6 +97,27 @@ def test_a_line_that_is_no_run_is_named_and_nothing_is_added(tmp_path, line):
     with pytest.raises(InputError, match="line 2 is no run"):
         append_history(path, numbered(1))
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"date": 3}, "date"),
+        ({"machine": {"gpus": 5}}, "machine.gpus"),
+        ({"rows": [{"label": "x", "figures": {"p50_ms": float("nan")}}]}, "rows[0].figures.p50_ms"),
+        ({"rows": [{"label": "x", "figures": {"p50_ms": "10"}}]}, "rows[0].figures.p50_ms"),
+        ({"rows": [{"label": "x", "figures": {}, "cache": []}]}, "rows[0].cache"),
+        ({"rows": [{"label": "x", "figures": {}, "valid": "no"}]}, "rows[0].valid"),
+        ({"rows": [{"figures": {}}]}, "rows[0].label: is missing"),
+    ],
+)
+def test_a_damaged_field_of_a_run_is_named(tmp_path, change, field):
+    path = tmp_path / "history.jsonl"
+    path.write_text(json.dumps(to_json(ENTRY) | change) + "\n", encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        read_history(path)
+    assert f"line 1 is no run ({field}" in caught.value.message
+    assert caught.value.hint
 
 
 def test_a_missing_folder_is_named(tmp_path):

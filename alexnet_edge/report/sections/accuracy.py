@@ -21,6 +21,7 @@ from alexnet_edge.report.page import (
     Text,
     name,
 )
+from alexnet_edge.report.sections.skipped import tell_skipped
 from alexnet_edge.report.sources import Sources
 from alexnet_edge.report.thumbnails import Thumbnails
 from alexnet_edge.results_files.rows import ParityRow
@@ -39,8 +40,9 @@ def make_accuracy(sources: Sources, thumbnails: Thumbnails) -> Section | None:
         _accuracy_table(sources, rows),
     ]
     for at, row in enumerate(rows):
-        which = "" if len(rows) == 1 else f" ({row.engine})"
+        which = "" if len(rows) == 1 else f" ({sources.engine(row)})"
         blocks += _power(row, which)
+        blocks += tell_skipped(f"Not compared{which}", row.skipped)
         blocks += _classes(sources, row, at, which)
         blocks += _flipped(sources, row, thumbnails, which)
         blocks += _worst(sources, row, thumbnails, which)
@@ -57,7 +59,7 @@ def _verdict_table(sources: Sources, rows: Sequence[ParityRow]) -> Table:
         if interval is not None:
             bounds = Cell(f"{numbers.signed(interval[0])} to {numbers.signed(interval[1])}")
         listing.append((
-            name(row.engine), Cell(verdict, flag=FLAGS.get(verdict, "")),
+            name(sources.engine(row)), Cell(verdict, flag=FLAGS.get(verdict, "")),
             sources.parity_cell(row, ("drop_pp",), numbers.points), bounds,
             sources.parity_cell(row, ("margin_pp",), lambda x: f"{x:g}"),
             sources.parity_cell(row, ("flips", "broken"), numbers.count),
@@ -89,7 +91,7 @@ def _accuracy_table(sources: Sources, rows: Sequence[ParityRow]) -> Table:
         ]
         agreement = sources.parity_cell(row, ("agreement",), numbers.percent)
         largest = sources.parity_cell(row, ("max_abs",), numbers.significant)
-        listing.append((name(row.engine), *shares, agreement, *noises, largest))
+        listing.append((name(sources.engine(row)), *shares, agreement, *noises, largest))
     return Table(
         "The engine's answers beside the reference's",
         ("Engine", "Top-1 reference", "Top-1 engine", "Top-5 reference", "Top-5 engine",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +31,7 @@ def make_history(entries: Sequence[HistoryEntry]) -> Section | None:
     """
     if not entries:
         return None
+    entries, is_dated = _by_date(entries)
     blocks: list[Block] = []
     lines = _history_lines(entries)
     for figure, axis in _HISTORY_AXES:
@@ -37,11 +40,39 @@ def make_history(entries: Sequence[HistoryEntry]) -> Section | None:
             left = len(known) - plots.MOST_SERIES
             more = f" {left} more lines are in the table alone." if left > 0 else ""
             blocks.append(_history_figure(figure, axis, known[: plots.MOST_SERIES], more))
-    blocks.append(_history_table(entries))
+    blocks.append(_history_table(entries, is_dated))
     return Section("history", "History", tuple(blocks))
 
 
-_Lines = dict[str, dict[str, list[tuple[int, float]]]]
+def _by_date(entries: Sequence[HistoryEntry]) -> tuple[Sequence[HistoryEntry], bool]:
+    """Return the runs and whether the oldest is first: not so where one lacks a date."""
+    dates = [_date_of(entry) for entry in entries]
+    known = [date for date in dates if date is not None]
+    if len(known) < len(entries):
+        return entries, False
+    return [entries[at] for at in sorted(range(len(entries)), key=lambda at: known[at])], True
+
+
+def _date_of(entry: HistoryEntry) -> datetime.datetime | None:
+    """Return when a run was; UTC where no zone is stated, None where it is no date."""
+    text = entry.date.strip()
+    try:
+        date = datetime.datetime.fromisoformat(f"{text[:-1]}+00:00" if text[-1:] == "Z" else text)
+    except ValueError:
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=datetime.timezone.utc)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A figure of a run: its number in the table, the value, and whether the run is valid."""
+
+    number: int
+    value: float
+    is_valid: bool
+
+
+_Lines = dict[str, dict[str, list[_Run]]]
 
 
 def _history_lines(entries: Sequence[HistoryEntry]) -> _Lines:
@@ -60,7 +91,9 @@ def _history_lines(entries: Sequence[HistoryEntry]) -> _Lines:
             label = _line_name(entry, row, with_machine=len(machines) > 1)
             for figure, value in row["figures"].items():
                 if value is not None:
-                    lines.setdefault(figure, {}).setdefault(label, []).append((at, value))
+                    lines.setdefault(figure, {}).setdefault(label, []).append(
+                        _Run(at, value, row.get("valid") is not False)
+                    )
     return lines
 
 
@@ -70,12 +103,17 @@ def _batch(row: Mapping[str, Any]) -> int:
 
 
 def _history_figure(
-    figure: str, axis: str, drawn: Sequence[tuple[str, list[tuple[int, float]]]], more: str
+    figure: str, axis: str, drawn: Sequence[tuple[str, list[_Run]]], more: str
 ) -> Figure:
     scale = {"size_bytes": 1e-6, "top1": 100.0}.get(figure, 1.0)
     series = [
-        plots.Series(label, tuple(float(x) for x, _ in points), tuple(scale * y for _, y in points))
-        for label, points in drawn
+        plots.Series(
+            label,
+            tuple(float(run.number) for run in runs),
+            tuple(scale * run.value for run in runs),
+            doubtful=tuple(not run.is_valid for run in runs),
+        )
+        for label, runs in drawn
     ]
     count = max(int(x) for line in series for x in line.x)
     step = -(-count // 8)
@@ -88,15 +126,18 @@ def _history_figure(
         f"{numbers.significant(line.y[-1])} at last"
         for line in series
     )
+    doubtful = sorted({run.number for _, runs in drawn for run in runs if not run.is_valid})
+    told += f"; not valid: run {', '.join(map(str, doubtful))}" if doubtful else ""
+    cross = " A cross marks what is not valid." if doubtful else ""
     return Figure(
         svg,
         f"{axis} over the runs of the history. {told}.",
-        f"{axis[:1].upper()}{axis[1:]} over time, each engine at its smallest batch size; "
-        f"runs are numbered as in the table.{more}",
+        f"{axis[:1].upper()}{axis[1:]}, by run; each engine at its smallest batch size, "
+        f"runs numbered as in the table.{cross}{more}",
     )
 
 
-def _history_table(entries: Sequence[HistoryEntry]) -> Table:
+def _history_table(entries: Sequence[HistoryEntry], is_dated: bool) -> Table:
     listing = []
     camera = _CAMERA_COLUMNS if any(entry.kind == CAMERA for entry in entries) else {}
     for at, entry in enumerate(entries, start=1):
@@ -117,7 +158,7 @@ def _history_table(entries: Sequence[HistoryEntry]) -> Table:
                 Cell("not valid", flag=BAD) if invalid else _told_verdict(row),
             ))  # fmt: skip
     return Table(
-        "Runs, the oldest first",
+        "Runs, the oldest first" if is_dated else "Runs, as they were added: not all have a date",
         ("Run", "Date (UTC)", "What", "p50 ms", "p99 ms", "Images/s", "Size", "Top-1", "Drop",
          *camera.values(), "Verdict"),
         tuple(listing),

@@ -27,9 +27,9 @@ def _times(sources: Sources) -> list[Block]:
     chosen: dict[tuple[str, str], BenchRow] = {}
     for row in sorted(sources.bench, key=lambda row: row.batch):
         if row.raw.get("layers"):
-            chosen.setdefault((row.engine, row.runtime), row)
+            chosen.setdefault((sources.engine(row), row.runtime), row)
     rows = list(chosen.values())
-    names = short_names(sources.bench)
+    names = short_names(sources)
     figures: list[Block] = []
     tables: list[Block] = []
     for at, row in enumerate(rows):
@@ -58,7 +58,7 @@ def _times(sources: Sources) -> list[Block]:
             for i, layer in enumerate(layers)
         )  # fmt: skip
         tables.append(Table(
-            f"Time layer by layer: {row.engine}, batch {row.batch}",
+            f"Time layer by layer: {sources.engine(row)}, batch {row.batch}",
             ("Layer", "Operator", "µs", "Share"), listing,
             "As the runtime divides and names them; timing each adds to the whole.",
         ))  # fmt: skip
@@ -72,6 +72,7 @@ def _sqnr(sources: Sources) -> list[Block]:
         known = [layer for layer in layers if layer.get("sqnr_db") is not None]
         if not known:
             continue
+        engine = sources.engine(row)
         labels = [str(layer["name"]) for layer in known]
         values = tuple(float(layer["sqnr_db"]) for layer in known)
         svg = plots.plot_bars(
@@ -82,8 +83,8 @@ def _sqnr(sources: Sources) -> list[Block]:
             for label, value in zip(labels, values, strict=True)
         )
         blocks.append(Figure(
-            svg, f"SQNR after each layer, {row.engine}. {told}.",
-            f"How much of the signal is left after each layer, {row.engine}.",
+            svg, f"SQNR after each layer, {engine}. {told}.",
+            f"How much of the signal is left after each layer, {engine}.",
         ))  # fmt: skip
         listing = []
         for i, layer in enumerate(layers):
@@ -91,7 +92,7 @@ def _sqnr(sources: Sources) -> list[Block]:
             listing.append((name(layer["name"]), Cell("∞ (equal)") if cell is NOTHING else cell))
         note = str(row.raw.get("layers_note") or "")
         blocks.append(Table(
-            f"SQNR layer by layer: {row.engine}", ("Layer", "SQNR"), tuple(listing), note
+            f"SQNR layer by layer: {engine}", ("Layer", "SQNR"), tuple(listing), note
         ))  # fmt: skip
     return blocks
 

@@ -16,7 +16,7 @@ def make_load_table(sources: Sources, rows: Sequence[BenchRow]) -> list[Block]:
     if not queued:
         return []
     listing = tuple(
-        (name(row.engine), Cell(str(row.batch)),
+        (name(sources.engine(row)), Cell(str(row.batch)),
          *(sources.bench_cell(row, (part, at), numbers.significant)
            for part in ("queue_ms", "service_ms") for at in ("p50", "p99")),
          sources.bench_cell(row, ("utilization",), numbers.percent),
@@ -46,7 +46,7 @@ def make_floor_table(sources: Sources, rows: Sequence[BenchRow]) -> list[Block]:
         ("compute_gmac_s", numbers.significant),
     )  # fmt: skip
     listing = tuple(
-        (name(row.engine), Cell(str(row.batch)),
+        (name(sources.engine(row)), Cell(str(row.batch)),
          *(sources.bench_cell(row, ("floor", key), show) for key, show in columns))
         for row in known
     )  # fmt: skip
@@ -71,7 +71,7 @@ def make_energy_table(sources: Sources, rows: Sequence[BenchRow]) -> list[Block]
         return numbers.significant(1e3 * value)
 
     listing = tuple(
-        (name(row.engine), Cell(str(row.batch)),
+        (name(sources.engine(row)), Cell(str(row.batch)),
          sources.bench_cell(row, ("energy_j_per_inference",), millijoules))
         for row in known
     )  # fmt: skip

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alexnet_edge.report import numbers, plots
+from alexnet_edge.report.engines import by_preference, may_be_of_one_model
 from alexnet_edge.report.page import GOOD, NOTHING, Block, Cell, Figure, Section, Table, name
 from alexnet_edge.report.sources import Sources
 from alexnet_edge.results_files import ResultsFile
 from alexnet_edge.results_files.reading import PARETO, SENSITIVITY
+from alexnet_edge.results_files.rows import BenchRow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,18 +93,12 @@ def _spared(sources: Sources, file: ResultsFile, key: str) -> list[Block]:
 
 def _measured(sources: Sources) -> list[Block]:
     """From bench and parity: engines that are in both, at their smallest batch size."""
-    parity = {row.engine: row for row in sources.parity}
-    rows = sorted(sources.bench, key=lambda row: row.batch)
-    smallest = {row.engine: row for row in reversed(rows)}
+    smallest: dict[str, BenchRow] = {}
+    for row in by_preference(sources.bench):
+        smallest.setdefault(sources.engine(row), row)
     points = []
     for engine, row in sorted(smallest.items()):
-        result = parity.get(engine)
-        quality = NOTHING
-        if result is not None:
-            quality = sources.parity_cell(result, ("engine", "top1"), numbers.percent)
-        elif row.precision == "fp32" and len(parity) == 1:
-            only = next(iter(parity.values()))
-            quality = sources.parity_cell(only, ("reference", "top1"), numbers.percent)
+        quality = _top1(sources, row)
         if quality is not NOTHING:
             points.append(_Point(
                 engine, sources.bench_cell(row, ("latency_ms", "p50"), numbers.significant),
@@ -111,6 +107,21 @@ def _measured(sources: Sources) -> list[Block]:
     batches = {row.batch for row in smallest.values()}
     where = f" at batch {batches.pop()}" if len(batches) == 1 else ""
     return _draw(points, _Plan("pareto", "Engines", f"median latency{where}, ms", "top-1, %"))
+
+
+def _top1(sources: Sources, row: BenchRow) -> Cell:
+    """Return the engine's top-1; of FP32, that of the one reference that its model has."""
+    result = sources.parity_of(row)
+    if result is not None:
+        return sources.parity_cell(result, ("engine", "top1"), numbers.percent)
+    of_model = [result for result in sources.parity if may_be_of_one_model(result, row)]
+    references = {
+        (result.raw.get("reference_sha256"), result.reference, result.raw.get("images_sha256"))
+        for result in of_model
+    }
+    if row.precision != "fp32" or len(references) != 1:
+        return NOTHING
+    return sources.parity_cell(of_model[-1], ("reference", "top1"), numbers.percent)
 
 
 def _draw(points: Sequence[_Point], plan: _Plan) -> list[Block]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from alexnet_edge.report.page import Block, Cell, Section, Table, Text, name
+from alexnet_edge.report.page import NOTHING, Block, Cell, Section, Table, Text, name
 from alexnet_edge.report.sources import Sources
 from alexnet_edge.results_files import ResultsFile
 from alexnet_edge.results_files.reading import MANIFEST, TABLE
@@ -14,10 +14,33 @@ from alexnet_edge.results_files.reading import MANIFEST, TABLE
 def make_provenance(sources: Sources) -> Section:
     """Return the section; every report has it."""
     blocks: list[Block] = [*_environments(sources), *_sensors(sources)]
+    blocks += _compared(sources)
     blocks += [_manifest(file) for file in sources.of(MANIFEST)]
     blocks += [_table(sources, file) for file in sources.of(TABLE)]
     blocks.append(_files(sources))
     return Section("provenance", "Environment and provenance", tuple(blocks))
+
+
+def _compared(sources: Sources) -> list[Block]:
+    """Return which files parity compared, and on which images: a column for each result."""
+    rows = sources.parity
+    keys = {
+        "Engine": "engine_path", "Engine sha256": "engine_sha256",
+        "Made from the model with sha256": "model_sha256",
+        "Reference": "reference_path", "Reference sha256": "reference_sha256",
+        "Images": "images_name", "Images sha256": "images_sha256",
+    }  # fmt: skip
+    if not any(row.raw.get(key) for row in rows for key in keys.values()):
+        return []
+    listing = tuple(
+        (Cell(label), *(_stated(row.raw.get(key)) for row in rows)) for label, key in keys.items()
+    )
+    heads = tuple(f"{sources.tag(row.file)}: {sources.engine(row)}" for row in rows)
+    return [Table("What parity compared", ("", *heads), listing)]
+
+
+def _stated(value: Any) -> Cell:
+    return Cell(str(value), is_name=True) if value else NOTHING
 
 
 def _environments(sources: Sources) -> list[Block]:
@@ -121,9 +144,11 @@ def _files(sources: Sources) -> Table:
         (Cell(sources.tag(file)), name(file.name), Cell(file.kind), Cell(file.sha256, is_name=True))
         for file in sources.files
     )
+    repeated = ", ".join(dict.fromkeys(sources.repeated))
+    again = f" Given more than once, and counted once: {repeated}." if repeated else ""
     return Table(
         "The results that this page was made of", ("", "File", "Kind", "sha256"), rows,
-        "Every figure names its place in these files (data-from in the HTML).",
+        "Every figure names its place in these files (data-from in the HTML)." + again,
     )  # fmt: skip
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alexnet_edge.report import numbers, plots
-from alexnet_edge.report.answer import SpeedUp
+from alexnet_edge.report.engines import by_preference
 from alexnet_edge.report.page import BAD, NOTHING, Block, Cell, Figure, Section, Table, name
 from alexnet_edge.report.sections.limits import (
     make_energy_table,
     make_floor_table,
     make_load_table,
 )
+from alexnet_edge.report.sections.skipped import tell_skipped
 from alexnet_edge.report.sources import Sources, short_names
+from alexnet_edge.report.speed_ups import SpeedUp
 from alexnet_edge.results_files.estimates import estimate
 from alexnet_edge.results_files.rows import BenchRow
 
@@ -23,11 +25,12 @@ def make_speed(sources: Sources, speed_ups: Sequence[SpeedUp]) -> Section | None
     if not rows:
         return None
     blocks: list[Block] = [_latency_table(sources, rows)]
-    blocks += _distribution(rows)
-    blocks += _turns(rows)
-    blocks += _sweep(rows)
+    blocks += _skipped(rows)
+    blocks += _distribution(sources)
+    blocks += _turns(sources)
+    blocks += _sweep(sources)
     if speed_ups:
-        blocks.append(_ratio_table(speed_ups))
+        blocks.append(_ratio_table(sources, speed_ups))
     blocks += make_load_table(sources, rows)
     blocks += make_floor_table(sources, rows)
     blocks += make_energy_table(sources, rows)
@@ -47,7 +50,7 @@ def _latency_table(sources: Sources, rows: Sequence[BenchRow]) -> Table:
         cells = [sources.bench_cell(row, ("latency_ms", at), numbers.significant)
                  for at in ("p50", "p90", "p99", "mean")]  # fmt: skip
         listing.append((
-            name(row.engine), sources.bench_cell(row, ("batch",), numbers.count), cells[0],
+            name(sources.engine(row)), sources.bench_cell(row, ("batch",), numbers.count), cells[0],
             interval, *cells[1:],
             sources.bench_cell(row, ("throughput_ips",), numbers.significant),
             sources.bench_cell(row, ("size_bytes",), lambda x: numbers.significant(x / 1e6)),
@@ -64,12 +67,13 @@ def _latency_table(sources: Sources, rows: Sequence[BenchRow]) -> Table:
         ("Engine", "Batch", "p50", "95 % interval", "p90", "p99", "Mean", "Images/s", "MB",
          "Samples", "Runs as", "Valid"),
         tuple(listing),
-        note + (f"Scenario: {scenario}. " if scenario else "") + _tell_input(rows),
+        note + (f"Scenario: {scenario}. " if scenario else "") + _tell_input(sources),
     )  # fmt: skip
 
 
-def _tell_input(rows: Sequence[BenchRow]) -> str:
+def _tell_input(sources: Sources) -> str:
     """Return what engines were fed, and whose time depends on it."""
+    rows = sources.bench
     fed = sorted({
         f"{row.raw['input_images']} images of {row.scenario.get('images_name') or 'a folder'}"
         if row.raw.get("input_images") else "random values"
@@ -78,11 +82,17 @@ def _tell_input(rows: Sequence[BenchRow]) -> str:
     if not fed:
         return ""
     names = sorted({
-        row.engine for row in rows
+        sources.engine(row) for row in rows
         if row.raw.get("depends_on_input") and not row.raw.get("input_images")
     })  # fmt: skip
     warning = f" {', '.join(names)} skips zeros, and takes another time on images." if names else ""
     return f"Input: {'; '.join(fed)}.{warning}"
+
+
+def _skipped(rows: Sequence[BenchRow]) -> list[Block]:
+    """Say which images engines were not fed since they could not be read."""
+    names = list(dict.fromkeys(image for row in rows for image in row.input_skipped))
+    return tell_skipped("Not fed to the engines", [(image, "") for image in names])
 
 
 def _first_batch(rows: Sequence[BenchRow]) -> list[BenchRow]:
@@ -92,9 +102,9 @@ def _first_batch(rows: Sequence[BenchRow]) -> list[BenchRow]:
     return chosen[: plots.MOST_SERIES]
 
 
-def _distribution(rows: Sequence[BenchRow]) -> list[Block]:
-    chosen = _first_batch(rows)
-    names = short_names(rows)
+def _distribution(sources: Sources) -> list[Block]:
+    chosen = _first_batch(sources.bench)
+    names = short_names(sources)
     batch = chosen[0].batch
     ranges = [
         plots.Range(names[id(r)], *(r.latency_ms(at) for at in ("p50", "p90", "p99")))
@@ -130,9 +140,9 @@ def _histogram(row: BenchRow, label: str) -> plots.Series | None:
     return plots.Series(label, tuple(edges), tuple(100 * part / total for part in counts))
 
 
-def _turns(rows: Sequence[BenchRow]) -> list[Block]:
-    chosen = _first_batch(rows)
-    names = short_names(rows)
+def _turns(sources: Sources) -> list[Block]:
+    chosen = _first_batch(sources.bench)
+    names = short_names(sources)
     series = []
     for row in chosen:
         slices = row.raw.get("slices") or {}
@@ -158,11 +168,11 @@ def _turns(rows: Sequence[BenchRow]) -> list[Block]:
     ]  # fmt: skip
 
 
-def _sweep(rows: Sequence[BenchRow]) -> list[Block]:
-    names = short_names(rows)
-    groups: dict[str, dict[int, BenchRow]] = {}
-    for row in rows:
-        groups.setdefault(names[id(row)], {}).setdefault(row.batch, row)
+def _sweep(sources: Sources) -> list[Block]:
+    names = short_names(sources)
+    groups: dict[str, dict[int, BenchRow]] = {names[id(row)]: {} for row in sources.bench}
+    for row in by_preference(sources.bench):
+        groups[names[id(row)]].setdefault(row.batch, row)
     swept = {label: by_batch for label, by_batch in groups.items() if len(by_batch) > 1}
     if not swept:
         return []
@@ -207,7 +217,7 @@ def _told(series: Sequence[plots.Series], unit: str) -> str:
     )
 
 
-def _ratio_table(speed_ups: Sequence[SpeedUp]) -> Table:
+def _ratio_table(sources: Sources, speed_ups: Sequence[SpeedUp]) -> Table:
     listing = []
     for found in speed_ups:
         ratio = found.ratio
@@ -215,11 +225,12 @@ def _ratio_table(speed_ups: Sequence[SpeedUp]) -> Table:
         if ratio.low is not None and ratio.high is not None:
             bounds = Cell(numbers.interval(ratio.low, ratio.high))
         listing.append((
-            name(found.row.engine), Cell(str(found.row.batch)),
+            name(sources.engine(found.row)), Cell(str(found.row.batch)),
             Cell(numbers.ratio(ratio.value), ratio.value), bounds,
             NOTHING if found.size is None else Cell(numbers.ratio(found.size), found.size),
             NOTHING if found.energy is None else Cell(numbers.ratio(found.energy), found.energy),
-            name(found.base.engine), Cell("in turns" if found.together else "in different runs"),
+            name(sources.engine(found.base)),
+            Cell("in turns" if found.together else "in different runs"),
         ))  # fmt: skip
     return Table(
         "Beside FP32: how many times faster, smaller and more frugal",

@@ -14,7 +14,6 @@ Both see the same images through the same preprocessing.
     probes.py  layers.py  qdq.py     layers of graphs and engines; the Q/DQ graph made again
 """
 
-from alexnet_edge.parity.common import require_two_files
 from alexnet_edge.parity.compare import compare_answers, compare_engines
 from alexnet_edge.parity.layers import LayerSqnr
 from alexnet_edge.parity.results import (
@@ -67,6 +66,5 @@ __all__ = [
     "mcnemar_exact",
     "minimum_detectable_drop_pp",
     "noninferiority_p",
-    "require_two_files",
     "trace_stages",
 ]

@@ -39,25 +39,6 @@ def find_preprocess(engines: Sequence[EngineInfo], reference: EngineInfo) -> Pre
     return first
 
 
-def require_two_files(engines: Sequence[EngineInfo], reference: EngineInfo) -> None:
-    """Refuse to compare a file with itself, which passes whatever it is.
-
-    Raises:
-        InputError: an engine is the reference's file, or a copy of it.
-    """
-    for info in engines:
-        is_same = info.path.samefile(reference.path)
-        if is_same or (
-            info.size_bytes == reference.size_bytes
-            and sha256_file(info.path) == sha256_file(reference.path)
-        ):
-            raise InputError(
-                f"{info.path}: is the reference itself"
-                + ("" if is_same else f" (a copy of {reference.path})"),
-                hint="give --reference the FP32 graph or checkpoint that the engine was made from",
-            )
-
-
 def find_warnings(engine: EngineInfo, reference: EngineInfo) -> tuple[str, ...]:
     """Return what makes this another comparison than that of an engine with its own FP32 model."""
     found = []
@@ -66,6 +47,11 @@ def find_warnings(engine: EngineInfo, reference: EngineInfo) -> tuple[str, ...]:
             f"{reference.path}: the reference is {reference.precision.upper()}, not FP32: what it "
             "lost itself is not seen"
         )
+    if _are_one_file(engine, reference):
+        found.append(
+            f"{engine.path}: is the reference {reference.path} itself: nothing can differ; give "
+            "--reference the FP32 graph or checkpoint that the engine was made from"
+        )
     other = _describe_other_origin(engine, reference)
     if other:
         found.append(
@@ -73,6 +59,13 @@ def find_warnings(engine: EngineInfo, reference: EngineInfo) -> tuple[str, ...]:
             f"the reference {reference.path} ({reference.model_sha256[:12]})"
         )
     return tuple(found)
+
+
+def _are_one_file(engine: EngineInfo, reference: EngineInfo) -> bool:
+    return engine.path.samefile(reference.path) or (
+        engine.size_bytes == reference.size_bytes
+        and sha256_file(engine.path) == sha256_file(reference.path)
+    )
 
 
 def _describe_other_origin(engine: EngineInfo, reference: EngineInfo) -> str:

@@ -137,7 +137,7 @@ def _times(value: Any, where: str) -> None:
 
 _LATENCY = {
     "mean": positive, "p50": positive, "p90": positive, "p99": positive,
-    "ci95_p50?": interval, "ci95_p90?": interval, "ci95_p99?": interval,
+    "ci95_p50?": interval, "ci95_p90?": interval, "ci95_p99?": interval, "basis?": text,
 }  # fmt: skip
 _PERCENTILES = {"p50": amount, "p90?": amount, "p99?": amount, "mean?": amount}
 _ENVIRONMENT = {"cpu?": text, "cores?": count, "date?": text, "gpus?": [named],

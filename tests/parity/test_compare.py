@@ -319,7 +319,7 @@ def test_given_classes_name_folders_otherwise_than_the_model_does(tiny_onnx, val
         shutil.copytree(val / str(digit), tmp_path / name)
     result = compare(tiny_onnx, tiny_onnx, tmp_path, classes=names)
     assert result.reference == compare(tiny_onnx, tiny_onnx, val).reference
-    assert result.warnings == (f"--classes calls output 0 'n0000', {tiny_onnx} '0'",)
+    assert f"--classes calls output 0 'n0000', {tiny_onnx} '0'" in result.warnings
 
 
 def test_the_models_own_names_given_in_another_order_are_refused(tiny_onnx, val):
@@ -327,7 +327,7 @@ def test_the_models_own_names_given_in_another_order_are_refused(tiny_onnx, val)
         compare(tiny_onnx, tiny_onnx, val, classes=tuple("0124356789"))
     assert "leave --classes out" in refused.value.hint
     same = compare(tiny_onnx, tiny_onnx, val, classes=tuple("0123456789"), max_images=10)
-    assert same.warnings == ()
+    assert not any("--classes" in warning for warning in same.warnings)
 
 
 def test_an_engine_of_another_model_is_warned_of(

@@ -181,6 +181,7 @@ def _show(output: Output, result: BenchResult) -> None:
     scenario = result.scenario
     output.say(
         f"{where['cpu']}, {where['cores']} cores, load {where['load_1min']}; "
+        f"{_describe_threads(result)}"
         f"{scenario['name']}, {scenario['loop']} loop, {scenario['cache']} cache, "
         f"{'interleaved, ' if scenario['interleaved'] else ''}{_describe_input(result)}"
     )
@@ -207,6 +208,12 @@ def _describe_input(result: BenchResult) -> str:
         f"synthetic input; {', '.join(sorted(skipping))} skips zeros, and takes another time on "
         "images: --images DIR"
     )
+
+
+def _describe_threads(result: BenchResult) -> str:
+    """Return how many threads answer an inference; several contexts share the cores."""
+    counts = {row.settings.get("threads") for row in result.engines} - {None}
+    return "".join(f"{'1 thread' if count == 1 else f'{count} threads'}, " for count in counts)
 
 
 def _names(result: BenchResult) -> dict[str, str]:
@@ -236,18 +243,26 @@ def _show_latencies(output: Output, result: BenchResult) -> None:
     table = new_table(*columns, "valid")
     names = _names(result)
     for row in result.engines:
-        latency, floor, energy = row.latency_ms, row.floor, row.energy_j_per_inference
+        latency, energy = row.latency_ms, row.energy_j_per_inference
         cells = [
             names[row.engine], row.precision, str(row.batch), _digits(latency.p50),
             f"{_digits(latency.ci95_p50[0])}–{_digits(latency.ci95_p50[1])}", _digits(latency.p90),
             _digits(latency.p99), f"{row.throughput_ips:.1f}", f"{row.size_bytes / 1e6:.1f}",
         ]  # fmt: skip
         if has_floor:
-            cells += [_digits(floor.floor_ms), f"{floor.efficiency:.0%}"] if floor else ["–", "–"]
+            cells += _floor_cells(row)
         if has_energy:
             cells.append(f"{energy * 1e3:.1f}" if energy else "–")
         table.add_row(*cells, "yes" if row.valid else "INVALID")
     output.show(table)
+
+
+def _floor_cells(row: EngineBench) -> list[str]:
+    """Return the floor of a query, which may be several inferences, and the share that it is."""
+    if row.floor is None:
+        return ["–", "–"]
+    share = row.floor.efficiency
+    return [_digits(share * (row.service_ms or row.latency_ms).p50), f"{share:.0%}"]
 
 
 def _show_queues(output: Output, result: BenchResult) -> None:

@@ -71,6 +71,22 @@ def test_a_single_batch_size_is_none(bench):
     assert result["scenario"]["sweep"] == []
 
 
+def test_the_floor_shown_is_that_of_a_query(run, folder):
+    """Eight images in batches of three are three inferences."""
+    done = run("bench", "alexnet.onnx", *QUICK, "--scenario", "multi-stream", "--streams", "8",
+               "--batch", "3", "--json", "result.json")  # fmt: skip
+    (row,) = json.loads((folder / "result.json").read_text())["engines"]
+    query_ms = row["floor"]["efficiency"] * row["latency_ms"]["p50"]
+    assert query_ms > 1.5 * row["floor"]["floor_ms"]
+    shown = f"{query_ms:.2f}" if query_ms >= 1 else f"{query_ms:.3f}"
+    assert shown in done.out.split()
+
+
+def test_the_threads_of_an_inference_are_said(run, folder):
+    done = run("bench", "alexnet.onnx", *QUICK, "--no-floor", "--threads", "1")
+    assert "; 1 thread, single-stream" in done.out
+
+
 def test_streams_are_the_images_of_a_query(bench):
     row = bench("--scenario", "multi-stream", "--streams", "3", "--no-floor")["engines"][0]
     assert (row["images_per_query"], row["batch"]) == (3, 3)

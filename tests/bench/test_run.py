@@ -182,7 +182,7 @@ def test_arrivals_are_a_poisson_process_and_the_seeds(tiny_onnx):
 def test_an_engine_that_drifts_is_invalid(sleeper):
     seconds = tuple(0.002 * 1.01**index for index in range(300))
     engine = sleeper("drifting", seconds)
-    result = bench([engine], BenchSettings(warmup_s=0, duration_s=1.5))
+    result = bench([engine], BenchSettings(warmup_s=0, duration_s=2.5))
     assert not result.valid
     assert any("drift" in reason for reason in result.engines[0].invalid_because)
     assert any(reason.startswith("drifting.engine at batch 1: ") for reason in

@@ -135,17 +135,14 @@ def _require_json_target(path: Path, inputs: Sequence[Path | None]) -> None:
 
 
 def _is_artifact(path: Path) -> bool:
-    """Return whether a file is something else than a result: a model, an image, a manifest."""
+    """Return whether a file is a model, an image, a table, or the manifest of what lies beside it.
+
+    By where it is, for `build` and `calibrate` write manifests and tables as their results too.
+    """
     with path.open("rb") as file:
         head = file.read(1024).lstrip()
-    if not head.startswith(b"{"):
-        return bool(head)
-    try:
-        keys = set(json.loads(path.read_bytes()))
-    except (ValueError, RecursionError):
-        return False
-    manifest, table = {"engine_sha256", "runtime_version"}, {"weights_sha256", "tensors"}
-    return "kind" not in keys and (manifest <= keys or table <= keys)
+    is_json = head.startswith(b"{") or not head
+    return not is_json or path.with_suffix("").is_file() or path.name.endswith(".table.json")
 
 
 def new_table(*columns: str, title: str | None = None) -> Table:

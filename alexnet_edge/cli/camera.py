@@ -127,9 +127,8 @@ def camera(
 
     Example: alexnet-edge camera alexnet.int8.onnx --source rtsp://192.0.2.1/stream
     """
-    TERMINATION.exit_cleanly_on_sigterm = (
-        True  # before what takes time: imports, and opening the engine
-    )
+    # Before what takes time: imports, and opening the engine.
+    TERMINATION.exit_cleanly_on_sigterm = True
     from alexnet_edge.camera.capture import CaptureOptions
     from alexnet_edge.camera.loop import LoopOptions
     from alexnet_edge.camera.sources import Timeouts, make_source

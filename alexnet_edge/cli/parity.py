@@ -96,12 +96,7 @@ def parity(
     Example: alexnet-edge parity alexnet.int8.onnx --reference alexnet.onnx --images val/
     """
     from alexnet_edge.dataset import open_images, read_classes
-    from alexnet_edge.parity import (
-        PASS,
-        ParitySettings,
-        TraceSettings,
-        compare_engines,
-    )
+    from alexnet_edge.parity import PASS, ParitySettings, TraceSettings, compare_engines
     from alexnet_edge.runtimes.base import RuntimeOptions
     from alexnet_edge.runtimes.loader import open_engine
 

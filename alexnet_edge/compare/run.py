@@ -83,7 +83,7 @@ def compare_files(
     labels = [[row.label for row in rows] for rows in left]
     changes = _tell_apart(
         [_labelled(*pair, kind.changes(*pair, bounds)) for pair in pairs],
-        [str(first.raw.get("engine", "")) for first, _ in pairs],
+        [first.path for first, _ in pairs],
     )
     differences = [difference for pair in pairs for difference in kind.differences(*pair)]
     invalid = kind.invalid(files, pairs)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import TypeAlias
 
+from alexnet_edge.naming import short_names
 from alexnet_edge.results_files import BenchRow, ParityRow
 
 Row: TypeAlias = "BenchRow | ParityRow"
@@ -112,22 +113,17 @@ def _name_engines(groups: Sequence[_Group]) -> dict[tuple[int, str], str]:
             named.setdefault(base, []).append(group)
     names = {}
     for base, alike in named.items():
-        paths = [group.parts(base) for group in alike]
+        paths = [_join(group.parts(base)) for group in alike]
+        short = short_names(paths)
         for group, path in zip(alike, paths, strict=True):
-            names[id(group), base] = _tell_apart(base, path, paths, group.sha256)
+            is_alone = paths.count(path) == 1
+            told = f"{path} ({group.sha256[:_DIGITS] or 'unknown hash'})"
+            names[id(group), base] = short[path] if is_alone else told
     return names
 
 
-def _tell_apart(base: str, path: tuple[str, ...], paths: list[tuple[str, ...]], sha256: str) -> str:
-    """Return the shortest end of a path that no other has; with the hash where there is none."""
-    if len(paths) == 1:
-        return base
-    for length in range(1, len(path) + 1):
-        ends = [other[-length:] for other in paths]
-        if ends.count(path[-length:]) == 1:
-            return "/".join(path[-length:]).replace("//", "/")
-    told = "/".join(path).replace("//", "/")
-    return told if paths.count(path) == 1 else f"{told} ({sha256[:_DIGITS] or 'unknown hash'})"
+def _join(parts: tuple[str, ...]) -> str:
+    return "/".join(parts).replace("//", "/")
 
 
 def _parts(path: str) -> tuple[str, ...]:

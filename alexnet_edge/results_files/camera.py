@@ -29,7 +29,12 @@ class CameraRow:
     @property
     def engine(self) -> str:
         """The engine's file name."""
-        return base_name(self.raw["engine"])
+        return base_name(self.path)
+
+    @property
+    def path(self) -> str:
+        """The engine's path, as it was given."""
+        return str(self.raw["engine"])
 
     @property
     def source(self) -> str:

@@ -35,7 +35,7 @@ class BenchRow:
     @property
     def engine(self) -> str:
         """The engine's file name."""
-        return base_name(self.raw["engine"])
+        return base_name(self.path)
 
     @property
     def path(self) -> str:

@@ -185,6 +185,15 @@ def test_json_replaces_nothing_but_results_and_is_refused_before_it_measures(
     assert before is None or path.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "command", ["build --fp32", "calibrate --images digits:val --max-images 8"]
+)
+def test_a_result_that_is_a_manifest_or_a_table_too_is_replaced(run, folder, command):
+    for _ in range(2):
+        done = run(*command.split(), "--json", "result.json", cwd=folder)
+        assert done.code == 0, done.err
+
+
 def test_json_replaces_an_older_result_and_goes_through_links(run, folder, tmp_path):
     real, link = tmp_path / "real.json", tmp_path / "link.json"
     link.symlink_to(real)

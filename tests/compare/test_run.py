@@ -357,3 +357,10 @@ def test_a_machine_that_names_no_gpus_is_compared(compare):
     machine = samples.MACHINE | {"gpus": None}
     result = compare(*(samples.bench(samples.full_row(), environment=machine) for _ in range(2)))
     assert result.pairs
+
+
+def test_parity_s_engines_of_the_same_file_name_are_told_apart(compare):
+    paths = [f"{name}/alexnet.int8.onnx" for name in ("old", "new")]
+    several = {"kind": "parity", "parity": [samples.parity(engine_path=path) for path in paths]}
+    result = compare(several, several)
+    assert [pair.label.rpartition(" ")[2] for pair in result.pairs] == [f"({p})" for p in paths]
